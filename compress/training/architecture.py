@@ -1,0 +1,20 @@
+"""A named architecture and its options in, a network out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from ..options import Plugin
+
+
+class Architecture(Plugin):
+    """Builds a network for a number of classes; the same options always build the same shapes."""
+
+    task: ClassVar[str | None] = None
+    """The registered task that trains this architecture when the recipe names none."""
+
+    def build(self, classes: int) -> nn.Module:
+        """A new, randomly initialised network (torch's global generator decides the weights)."""
+        raise NotImplementedError

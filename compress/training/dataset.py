@@ -1,0 +1,58 @@
+"""Where samples come from: a dataset plugin's options in, two splits of samples out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ..options import Plugin
+
+
+class Split(Protocol):
+    """Samples by index; each is a pure function of (index, rng state), so any step of a run can be made again."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> tuple[Tensor, Any]:
+        """One sample (image (3, H, W) uint8, target). With an rng it is augmented, without one it is not."""
+
+    def collate(self, samples: list[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+        """A batch: images (B, 3, H, W) float32 in [0, 1] and the targets as the task wants them.
+
+        Detection: targets is a list of B dicts {"boxes": (n, 4) float xyxy pixels of the (H, W) input,
+        "labels": (n,) int64, "subset": str or None, "id": str (the image's name)}, as torchvision's detectors take them.
+        """
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset that was opened: its two splits and what must be said about them.
+
+    image_size: (height, width) of every sample. fingerprint: a hash of the files or of the generator's settings.
+    problems: what was wrong and survived, one line a kind ("3 images cannot be read: a.jpg, b.jpg, c.jpg").
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    image_size: tuple[int, int]
+    fingerprint: str
+    synthetic: bool = False
+    subsets: tuple[str, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+
+class Dataset(Plugin):
+    """Options of a dataset; `open` reads or makes it."""
+
+    def available(self) -> str | None:
+        """None where the data is there; else one line: what is missing, where to get it, where to put it."""
+        return None
+
+    def open(self) -> Data:
+        """Read (or draw) the data. Raises CompressError with the next step where it is not there."""
+        raise NotImplementedError
