@@ -55,3 +55,11 @@ class Group:
     members: tuple[Member, ...]
     links: tuple[Link, ...] = ()
     frozen: Frozen | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """params: elements of all parameters. macs: multiply-adds of convolutions, linear layers and matmuls, at the traced input."""
+
+    params: int
+    macs: int

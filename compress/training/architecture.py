@@ -15,6 +15,9 @@ class Architecture(Plugin):
     task: ClassVar[str | None] = None
     """The registered task that trains this architecture when the recipe names none."""
 
-    def build(self, classes: int) -> nn.Module:
-        """A new, randomly initialised network (torch's global generator decides the weights)."""
+    def build(self, classes: int, image_size: tuple[int, int]) -> nn.Module:
+        """A new, randomly initialised network (torch's global generator decides the weights).
+
+        image_size: (height, width) of the images it will see, in pixels; what depends on it (anchors) is scaled to it.
+        """
         raise NotImplementedError
