@@ -1,17 +1,24 @@
-"""Structured compression of PyTorch networks: trace, plan, cut, verify. These are the public names, and only they."""
+"""Structured compression of PyTorch networks: trace, plan, cut, verify. These are the public names, and only they.
 
-from .errors import CompressError, ExpectationError, VerificationError, nearest
-from .graph.graph import Frozen, Group, Link, Member
-from .hookspecs import hookimpl
-from .options import Plugin
-from .pruning.criteria import Criterion, Part
-from .pruning.plan import Plan
-from .pruning.policy import GroupPolicy
-from .stages.exporter import Exporter
-from .training.architecture import Architecture
-from .training.dataset import Data, Dataset, Split
-from .training.regularizers import Attached, Regularizer
-from .training.task import Evaluation, Task
+Each name is imported on first use, so that `compress --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import CompressError, ExpectationError, VerificationError, nearest
+    from .graph.graph import Frozen, Group, Link, Member
+    from .hookspecs import hookimpl
+    from .options import Plugin
+    from .pruning.criteria import Criterion, Part
+    from .pruning.plan import Plan
+    from .pruning.policy import GroupPolicy
+    from .stages.exporter import Exporter
+    from .training.architecture import Architecture
+    from .training.dataset import Data, Dataset, Split
+    from .training.regularizers import Attached, Regularizer
+    from .training.task import Evaluation, Task
 
 __all__ = [
     "Architecture",
@@ -38,3 +45,32 @@ __all__ = [
     "hookimpl",
     "nearest",
 ]
+
+_HOMES = (  # where the names live, lightest first
+    "errors",
+    "options",
+    "hookspecs",
+    "graph.graph",
+    "pruning.plan",
+    "pruning.criteria",
+    "pruning.policy",
+    "stages.exporter",
+    "training.architecture",
+    "training.dataset",
+    "training.regularizers",
+    "training.task",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
