@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn, optim
 
@@ -21,6 +22,23 @@ class Attached(Protocol):
 
     def detach(self) -> None:
         """Stop: remove every hook."""
+
+
+@runtime_checkable
+class Recorded(Attached, Protocol):
+    """An attached regularizer that also keeps what happens to its weights; the training loop asks with isinstance."""
+
+    def observe(self, folder: Path, step: int) -> None:
+        """Keep records in `folder` (made where missing) from now on.
+
+        step: steps done so far, 0 for a new stage; records of later ones, left by a run that was killed, are dropped.
+        """
+
+    def record(self, step: int, epoch: int, ended: bool) -> None:
+        """To be called after every step. step and epoch count from 1; ended: this was the epoch's last step."""
+
+    def pictures(self, folder: Path) -> list[Path]:
+        """Draw what was recorded into `folder` (made where missing) at the stage's end; the files made."""
 
 
 class Regularizer(Plugin):

@@ -1,0 +1,23 @@
+"""A BatchNorm's scale in, how much each of its channels matters out."""
+
+from __future__ import annotations
+
+from compress import Criterion, Part
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BNGamma(Criterion):
+    """Channels whose BatchNorm scale is small, |gamma|, go first; other weights say nothing.
+
+    A channel that passes several BatchNorms scores the sum of their |gamma|. Made for networks trained with the
+    `network-slimming` regularizer and a global threshold (Liu et al., ICCV 2017, section 3).
+    """
+
+    name = "bn-gamma"
+
+    def score(self, part: Part) -> Tensor | None:
+        """|gamma| of the n channels, (n,), where the place is a BatchNorm's weight; else None."""
+        if not isinstance(part.module, _BatchNorm) or part.tensor is not part.module.weight:
+            return None
+        return part.tensor.detach().abs()
