@@ -1,0 +1,204 @@
+"""Plain option values in, a plugin object or its mistakes out."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from .errors import CompressError, nearest
+from .options import Plugin, Uses
+
+PluginT = TypeVar("PluginT", bound=Plugin)
+
+_PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One typed option of a plugin class. type: its annotation. default: None also where it is `required`."""
+
+    name: str
+    type: Any
+    required: bool
+    default: Any
+
+    @property
+    def uses(self) -> Uses | None:
+        """The kind of plugin that this option names, if it does."""
+        return next((m for m in _layers(self.type) if isinstance(m, Uses)), None)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether every text in it is a path."""
+        return Path in _layers(self.type) and str not in _layers(self.type)
+
+    @property
+    def may_be_path(self) -> bool:
+        """Whether a text in it is a name or a path."""
+        return Path in _layers(self.type) and str in _layers(self.type)
+
+
+@dataclass(frozen=True)
+class OptionMistake:
+    """What is wrong with one option. path: from the plugin's mapping to the value, e.g. ("lr",) or ("names", 2)."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+
+def options(cls: type[Plugin]) -> tuple[Option, ...]:
+    """The options of a plugin class, in the order of its fields. Raises CompressError where a type cannot be read."""
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise CompressError(
+            f"{cls.__module__}.{cls.__name__}: the type of an option cannot be read ({error}); "
+            "import it at run time, not only under TYPE_CHECKING"
+        ) from None
+    return tuple(
+        Option(each.name, hints[each.name], _required(each), None if _required(each) else _default(each))
+        for each in fields(cls)
+        if each.init
+    )
+
+
+def check(cls: type[PluginT], values: Mapping[str, Any]) -> tuple[PluginT | None, list[OptionMistake]]:
+    """The plugin object made of plain (JSON) values, or None and every mistake at once.
+
+    Strict: no text for a number, no 3.0 for a whole number; text for a path and a list for a tuple are right.
+
+    >>> class Blur(Plugin):
+    ...     name = "blur"
+    ...     sigma: float = 1.0
+    >>> check(Blur, {"sigma": 2})
+    (Blur(sigma=2.0), [])
+    >>> check(Blur, {"sgma": "wide"})[1][0].message
+    "unknown option 'sgma' of blur; did you mean 'sigma'?"
+    """
+    from pydantic import ValidationError
+
+    known = {option.name: option for option in options(cls)}
+    mistakes = [
+        OptionMistake((key,), f"unknown option '{key}' of {cls.name}{nearest(key, known) or '; it has none'}")
+        for key in values
+        if key not in known
+    ]
+    rest = {key: value for key, value in values.items() if key in known}
+    try:
+        made = _adapter(cls).validate_json(json.dumps(rest), strict=True)
+        return (None, mistakes) if mistakes else (made, [])
+    except ValidationError as errors:
+        found: dict[tuple[str | int, ...], str] = {}
+        for error in errors.errors(include_url=False):
+            path, message = _explain(cls.name, known, values, error)
+            found.setdefault(path, message)
+        return None, mistakes + [OptionMistake(path, message) for path, message in found.items()]
+    except CompressError as error:
+        return None, [*mistakes, OptionMistake((), f"{cls.name}: {error}")]
+
+
+def plain(plugin: Plugin) -> dict[str, Any]:
+    """`{uses: name, every option: its value}` as plain JSON values; `check` makes an equal object of it."""
+    return {"uses": plugin.name, **_adapter(type(plugin)).dump_python(plugin, mode="json")}
+
+
+def describe(kind: Any) -> str:
+    """A type in a user's words.
+
+    >>> describe(int | None)
+    'a whole number or null'
+    >>> describe(Literal["keep", "merge"])
+    "'keep' or 'merge'"
+    >>> describe(tuple[int, int])
+    'a list [a whole number, a whole number]'
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return describe(args[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arg) for arg in args)
+    if origin is Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if origin is tuple and Ellipsis not in args:
+        return f"a list [{', '.join(describe(arg) for arg in args)}]"
+    if origin in (list, tuple, set, frozenset) or (isinstance(origin, type) and issubclass(origin, typing.Sequence)):
+        return f"a list of {describe(args[0])}"
+    if isinstance(origin or kind, type):
+        if issubclass(origin or kind, Path):
+            return "a path"
+        if issubclass(origin or kind, Mapping):
+            return f"a mapping to {describe(args[1])}" if args else "a mapping"
+    return "any value" if kind is Any else getattr(kind, "__name__", str(kind))
+
+
+def _adapter(cls: type[Plugin]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _layers(kind: Any) -> list[Any]:
+    """The type, what it is made of and its marks: `Annotated[list[Path], m]` -> [itself, list[Path], Path, m]."""
+    return [kind, *(inner for arg in get_args(kind) for inner in _layers(arg))]
+
+
+def _explain(
+    name: str, known: Mapping[str, Option], values: Mapping[str, Any], error: Mapping[str, Any]
+) -> tuple[tuple[str | int, ...], str]:
+    """One of pydantic's errors as (path to the value, what is wrong there)."""
+    if not error["loc"]:
+        return (), f"{name}: {error.get('ctx', {}).get('error', error['msg'])}"
+    option = known[error["loc"][0]]
+    if error["type"] == "missing" and len(error["loc"]) == 1:
+        return (), f"{name} needs the option '{option.name}' ({describe(option.type)})"
+    path, value = _follow(error["loc"], values)
+    where = f"'{option.name}' of {name}"
+    if error["type"].endswith("_type") or error["type"].endswith("_parsing") or path != tuple(error["loc"]):
+        whole = path if path == tuple(error["loc"]) and len(path) > 1 else (option.name,)
+        if len(whole) == 1:
+            return whole, f"{where}: expected {describe(option.type)}, got {_shown(values[option.name])}"
+        return whole, f"{where}: {_said(error)}, got {_shown(value)}"
+    if error["type"] == "literal_error":
+        words = [arg for kind in _layers(option.type) if get_origin(kind) is Literal for arg in get_args(kind)]
+        hint = nearest(value, words) if isinstance(value, str) and all(isinstance(w, str) for w in words) else ""
+        expected = f"expected {error['ctx']['expected']}, got {_shown(value)}"
+        return path, f"{where}: {expected}{hint if 'mean' in hint else ''}"
+    return path, f"{where}: {_said(error)}, got {_shown(value)}"
+
+
+def _follow(loc: tuple[str | int, ...], values: Any) -> tuple[tuple[str | int, ...], Any]:
+    """As far along `loc` as the values go (pydantic also puts the branches of a union in it)."""
+    path: tuple[str | int, ...] = ()
+    for step in loc:
+        inside = (isinstance(values, Mapping) and step in values) or (
+            isinstance(values, list) and isinstance(step, int) and step < len(values)
+        )
+        if not inside:
+            break
+        path, values = (*path, step), values[step]
+    return path, values
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return message.replace("Input should be", "expected", 1)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
