@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .training.architecture import Architecture
     from .training.dataset import Data, Dataset, Split
     from .training.regularizers import Attached, Regularizer
+    from .training.sparsifier import Sparsifier
     from .training.task import Evaluation, Task
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Plan",
     "Plugin",
     "Regularizer",
+    "Sparsifier",
     "Split",
     "Task",
     "VerificationError",
@@ -59,6 +61,7 @@ _HOMES = (  # where the names live, lightest first
     "training.dataset",
     "training.regularizers",
     "training.task",
+    "training.sparsifier",
 )
 
 
