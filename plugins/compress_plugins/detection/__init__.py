@@ -1,0 +1,18 @@
+"""Pictures with boxes in, samples and mAP out: the detection datasets, their transforms and their score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress import Dataset, hookimpl
+
+from .score import score_detections
+
+__all__ = ["score_detections"]
+
+
+@hookimpl
+def compress_register_datasets() -> Sequence[type[Dataset]]:
+    from .yolo_folders import YoloFolders
+
+    return [YoloFolders]

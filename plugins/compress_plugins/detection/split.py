@@ -1,0 +1,82 @@
+"""Framed images and their boxes in memory in, samples by index out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress import CompressError, Dataset
+
+from .augment import Augment, augment, clip
+
+
+@dataclass(frozen=True)
+class DetectionSplit:
+    """A split whose sample is a function of (index, generator) and nothing else.
+
+    images: n images (3, H, W) uint8, in memory or decoded when asked for. boxes: n arrays (m, 4) float32 xyxy pixels of
+    (H, W). labels: n arrays (m,) int64. names: the images' names. subsets: the part of the data that each belongs to.
+    """
+
+    images: Sequence[Tensor] | Tensor
+    boxes: Sequence[np.ndarray]
+    labels: Sequence[np.ndarray]
+    names: Sequence[str]
+    subsets: Sequence[str | None]
+    how: Augment
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> tuple[Tensor, dict[str, Any]]:
+        """(image (3, H, W) uint8, {"boxes", "labels", "subset", "id"}); augmented where there is a generator."""
+        image = self.images[index]
+        if rng is None:
+            image = image.clone()
+            boxes, left = clip(self.boxes[index], (image.shape[1], image.shape[2]))
+        else:
+            image, boxes, left = augment(image, self.boxes[index], self.how, rng)
+        return image, {
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.from_numpy(self.labels[index][left]),
+            "subset": self.subsets[index],
+            "id": self.names[index],
+        }
+
+    def collate(self, samples: list[tuple[Tensor, Any]]) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Images (B, 3, H, W) float32 in [0, 1] and the B targets."""
+        images = torch.stack([image for image, _ in samples])
+        return images.float().div_(255), [target for _, target in samples]
+
+
+class DetectionDataset(Dataset):
+    """What every detection dataset lets its user choose."""
+
+    image_size: int | tuple[int, int] = 416
+    """Pixels of the square (or the height and width) that every image is fitted into; multiples of 32."""
+    flip: float = 0.5
+    """Probability that a training image is mirrored."""
+    scale: float = 0.3
+    """A training image is zoomed by 1 - scale to 1 + scale."""
+    translate: float = 0.1
+    """Largest shift of a training image, a fraction of its size."""
+    hsv: tuple[float, float, float] = (0.015, 0.4, 0.3)
+    """Largest change of hue (fraction of a turn), of saturation and of brightness (relative)."""
+
+    def frame(self) -> tuple[int, int]:
+        """(height, width) of every sample. Raises CompressError where a side is not a multiple of 32."""
+        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        if len(size) != 2 or any(side < 32 or side % 32 for side in size):
+            raise CompressError(
+                f"data.image_size is {self.image_size}: every side must be a multiple of 32, as the network halves it "
+                f"five times; try {max(round(size[0] / 32), 1) * 32}"
+            )
+        return size[0], size[1]
+
+    def how(self) -> Augment:
+        return Augment(self.flip, self.scale, self.translate, self.hsv)
