@@ -87,7 +87,7 @@ class Sparsifier:
         decayed = [s.name for s in self.scales if optimizer.param_groups[s.group].get("weight_decay")]
         if decayed:
             logging.getLogger("compress").warning(
-                "%d scales (%s, ...) have a weight decay beside the sparsity: both shrink them", len(decayed), decayed[0]
+                "%d scales have a weight decay beside the sparsity, both shrink them: %s, ...", len(decayed), decayed[0]
             )
         if mode == "proximal":
             self._hook = optimizer.register_step_post_hook(lambda o, *_: self._threshold(o))
@@ -160,7 +160,7 @@ def find_scales(
         scales.append(Scale(name, tensor, where, holder[id(tensor)]))
     if not scales:
         raise CompressError(
-            f"the optimizer holds none of the {len(positions)} norm scales of the graph ({next(iter(positions))}, ...); "
+            f"the optimizer holds none of the graph's {len(positions)} norm scales ({next(iter(positions))}, ...); "
             "trace the same model whose parameters it was given"
         )
     return tuple(scales)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from compress import Criterion, Part
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from compress import Criterion, Part
 
 
 class BNGamma(Criterion):

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from compress import CompressError, Regularizer, Sparsifier
 from pydantic import Field
 from torch import Tensor, nn, optim
+
+from compress import CompressError, Regularizer, Sparsifier
 
 from .telemetry import GammaTelemetry
 
@@ -54,8 +55,8 @@ class NetworkSlimming(Regularizer):
 
     strength: weight of sum |gamma| in the loss. Published for YOLOv3: 0.01 over 100 epochs at learning rate 1e-3; a
         short run needs more, since a gamma moves by about lr * strength / (1 - momentum) a step.
-    mode: `proximal`, a soft threshold after each step that moves gamma as fast as the published sub-gradient does through
-        momentum and reaches exact zeros; or `subgradient` itself.
+    mode: `proximal`, a soft threshold after each step that moves gamma as fast as the published sub-gradient does
+        through momentum, and reaches exact zeros; or `subgradient` itself.
     """
 
     name = "network-slimming"

@@ -12,7 +12,9 @@ from .predictions import Predictions
 
 
 def losses(found: Predictions, truths: Truths, positives: Positives) -> dict[str, Tensor]:
-    """Scalars `box`, `objectness` and `class`, each summed over its predictions and divided by the number of positives (at least that of images).
+    """Scalars `box`, `objectness` and `class`: sums over their predictions, divided by the number of positives.
+
+    (By the number of images where that is larger, so that a batch with few boxes makes no leap.)
 
     box: 1 - CIoU of a positive's box and its truth (Zheng et al., AAAI 2020, eq. 8-11).
     objectness: cross-entropy, 1 for positives and 0 for the rest; predictions that are no positives and overlap a truth

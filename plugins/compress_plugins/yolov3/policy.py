@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from compress import CompressError, Group, GroupPolicy, nearest
 from torch import nn
+
+from compress import CompressError, Group, GroupPolicy, nearest
 
 if TYPE_CHECKING:
     from compress import DependencyGraph
@@ -59,8 +60,8 @@ def kept_layers(model: nn.Module) -> dict[str, str]:
     sources: Sequence[Sequence[int]] | None = getattr(model, "sources", None)
     if sections is None or sources is None:
         raise CompressError(
-            f"policy yolov3 with shortcut: keep reads a Darknet network's sections, and {type(model).__name__} has none; "
-            "use model darknet, or shortcut: merge"
+            f"policy yolov3 with shortcut: keep reads a Darknet network's sections, and {type(model).__name__} has "
+            "none; use model darknet, or shortcut: merge"
         )
     reasons: dict[str, str] = {}
     for index, section in enumerate(sections):

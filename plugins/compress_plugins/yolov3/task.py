@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
-from compress import CompressError, Evaluation, Task
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from compress import CompressError, Evaluation, Task
 
 from ..detection import score_detections
 from .assignment import assign, gather
