@@ -12,19 +12,25 @@ from torch import nn
 from compress import Architecture, CompressError, hookimpl, nearest
 
 from .cfg import Section, format_cfg, parse_cfg, read_cfg
+from .describe import describe
 from .network import Darknet, Head
 from .resize import resize
+from .weights import Header, load_weights, save_weights
 
 __all__ = [
     "Darknet",
     "DarknetArchitecture",
     "Head",
+    "Header",
     "Section",
+    "describe",
     "find_cfg",
     "format_cfg",
+    "load_weights",
     "parse_cfg",
     "read_cfg",
     "resize",
+    "save_weights",
 ]
 
 
@@ -32,14 +38,16 @@ class DarknetArchitecture(Architecture):
     """A network from a Darknet cfg: a shipped one by name (yolov3-hand, yolov3-tiny-hand) or any file by path.
 
     cfg: shipped name or path. width: factor on the filters of every layer but the heads' last, rounded to a multiple
-    of 8.
+    of 8. weights: a .weights file to start from. cutoff: read only the first layers of it, as of a backbone file.
     """
 
     name = "darknet"
     task: ClassVar[str | None] = "yolov3"
 
-    cfg: str
+    cfg: str | Path
     width: float = 1.0
+    weights: Path | None = None
+    cutoff: int | None = None
 
     def build(self, classes: int, image_size: tuple[int, int]) -> nn.Module:
         """A Darknet with heads for `classes` and anchors for images of (height, width) pixels."""
@@ -48,15 +56,20 @@ class DarknetArchitecture(Architecture):
         sections = read_cfg(find_cfg(self.cfg))
         if not any(section.kind == "yolo" for section in sections):
             raise CompressError(f"{self.cfg}: has no [yolo] section; a detector needs at least one")
-        return Darknet(resize(sections, classes, image_size, self.width))
+        if self.cutoff is not None and self.weights is None:
+            raise CompressError(f"cutoff={self.cutoff}: says how much of `weights` to read, but no weights are given")
+        model = Darknet(resize(sections, classes, image_size, self.width))
+        if self.weights is not None:
+            load_weights(model, self.weights, self.cutoff)
+        return model
 
 
-def find_cfg(name: str) -> Path:
+def find_cfg(name: str | Path) -> Path:
     """The file of a shipped cfg, or the file at a path. Raises CompressError where there is neither."""
     folder = Path(str(resources.files("compress_models"))) / "cfg"
     shipped = {path.stem: path for path in folder.glob("*.cfg")}
-    if name in shipped:
-        return shipped[name]
+    if str(name) in shipped:
+        return shipped[str(name)]
     if Path(name).is_file():
         return Path(name)
     hint = nearest(Path(name).stem, shipped)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import nearest
+from compress import CompressError, nearest
 
 from .cfg import Section
 from .vocabulary import PLAIN
@@ -48,6 +48,19 @@ class Convolutional(nn.Module):
         if hasattr(self, "norm"):
             x = self.norm(x)
         return self.act(x)
+
+
+def norm_of(layer: Convolutional) -> nn.BatchNorm2d | nn.SyncBatchNorm | None:
+    """The layer's batch norm; None where it has none, or where it was folded away and an identity is left.
+
+    Raises: CompressError where something else stands in its place, which no Darknet file can hold.
+    """
+    norm = getattr(layer, "norm", None)
+    if norm is None or isinstance(norm, nn.Identity):
+        return None
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or norm.running_mean is None:
+        raise CompressError(f"Darknet knows batch norm with running statistics, found {norm}")
+    return norm
 
 
 class Route(nn.Module):
@@ -196,8 +209,8 @@ def _maxpool(section: Section, shapes: Sequence[Shape]) -> tuple[nn.Module, Shap
     stride = _strides(section, 1)
     size = section.integer("size", section.integer("stride", 1), at_least=1)
     padding = section.integer("padding", size - 1, at_least=0)
-    if padding >= 2 * size:
-        raise section.mistake(f"padding={padding}: expected less than twice size={size}", "padding")
+    if padding > 2 * (size - 1):
+        raise section.mistake(f"padding={padding}: expected at most 2 x (size={size} - 1)", "padding")
     shape = _strided(section, (channels, height + padding - size, width + padding - size), stride)
     return Maxpool(size, stride, padding), shape
 
