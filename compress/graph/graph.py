@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
+
+from ..errors import CompressError, nearest
+
+if TYPE_CHECKING:
+    from ..pruning.plan import Plan
+    from .ints import Attribute
+    from .labels import Array, Layout, Need, Term
 
 
 @dataclass(frozen=True)
@@ -63,3 +74,133 @@ class Cost:
 
     params: int
     macs: int
+
+    def __str__(self) -> str:
+        return f"{self.params:,} parameters, {self.macs:,} multiply-adds"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded ATen call, for verification: the layout of its outputs, and what it reduces over.
+
+    reducers: (argument position, dim, labels) of arguments that the masked network narrows to the survivors;
+    position -1 - k: output k, which it widens again. touched: every label array that its arguments and outputs carry.
+    """
+
+    op: str
+    module: str
+    outs: tuple[tuple[tuple[int, ...], Layout], ...]
+    reducers: tuple[tuple[int, int, Array], ...]
+    touched: tuple[Array, ...]
+
+    def __str__(self) -> str:
+        return f"aten.{self.op} in {self.module or 'the model'}"
+
+
+@dataclass(frozen=True, eq=False)
+class DependencyGraph:
+    """Which channels of a network live or die together, where they occur, and what they cost.
+
+    groups: the units by group, in the order in which the network makes them; the units of group g have the global
+    numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops without
+    a rule -> the modules that call them. It holds names, not tensors (beside the example inputs it was given).
+    """
+
+    groups: tuple[Group, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+    example_inputs: Any
+    places: Mapping[tuple[str, int], Array]
+    unit_of_label: Array
+    terms: tuple[Term, ...]
+    needs: tuple[Need, ...]
+    steps: tuple[Step, ...]
+    sizes: Mapping[int, tuple[tuple[int, ...], Layout]]
+    attributes: Mapping[Attribute, int]
+    unknown: Mapping[str, list[str]]
+    options: Mapping[str, str]
+    reference: Callable[[], nn.Module | None]
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The traced model, or None when it is gone: the graph does not keep it alive."""
+        return self.reference()
+
+    def parameter(self, name: str) -> Any:
+        """The traced model's parameter of that name. Raises CompressError when the model is gone or has none."""
+        if self.model is None:
+            raise CompressError("the traced model is gone: keep a reference to it, or trace again")
+        try:
+            return self.model.get_parameter(name)
+        except AttributeError:
+            raise CompressError(f"no parameter '{name}'{nearest(name, self.parameters)}") from None
+
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        starts, position = {}, 0
+        for group in self.groups:
+            starts[group.name] = position
+            position += group.size
+        return starts
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def n_units(self) -> int:
+        """How many units all groups have together."""
+        return sum(group.size for group in self.groups)
+
+    def start(self, name: str) -> int:
+        """The global number of a group's first unit."""
+        return self._starts[self[name].name]
+
+    def __getitem__(self, name: str) -> Group:
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise CompressError(f"no group '{name}'{nearest(name, self._by_name)}") from None
+
+    def alive(self, plan: Plan | None = None) -> np.ndarray:
+        """(n_units,) bool: the units that a plan leaves."""
+        alive = np.ones(self.n_units, dtype=bool)
+        for name, removed in (plan.removed if plan else {}).items():
+            alive[self.start(name) + np.asarray(removed, dtype=np.int64)] = False
+        return alive
+
+    def alive_labels(self, alive: np.ndarray) -> np.ndarray:
+        """(labels,) bool: the labels whose units are alive; a label that belongs to no unit always is."""
+        return np.append(alive, True)[self.unit_of_label]
+
+    def cost(self, plan: Plan | None = None) -> Cost:
+        """Parameters and multiply-adds, before a cut or after the plan's."""
+        return self.cost_of(self.alive(plan))
+
+    def cost_of(self, alive: np.ndarray) -> Cost:
+        """The same for any set of surviving units, (n_units,) bool. Exact, without building anything."""
+        return self._prices.cost(self.alive_labels(alive))
+
+    @cached_property
+    def _prices(self) -> Any:
+        from .cost import Prices
+
+        return Prices.of(self)
+
+    def freeze(self, reasons: Mapping[str, Frozen]) -> DependencyGraph:
+        """The same graph with these groups frozen. Raises CompressError for a name that is no group."""
+        for name in reasons:
+            _ = self[name]
+        return replace(
+            self,
+            groups=tuple(
+                replace(group, frozen=reasons[group.name]) if group.name in reasons and group.frozen is None else group
+                for group in self.groups
+            ),
+        )
+
+    def explain(self) -> str:
+        """Every group with its size, places and, where it stays whole, why; and the ops that have no rule."""
+        from .explain import explain
+
+        return explain(self)

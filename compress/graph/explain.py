@@ -1,0 +1,37 @@
+"""A dependency graph in, a page of text out: every group, what is frozen and why, ops without a rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .graph import DependencyGraph
+
+
+def explain(graph: DependencyGraph) -> str:
+    """One line a group: name, units, places; frozen groups with by what and why; links; ops that no rule speaks for."""
+    free = [group for group in graph.groups if group.frozen is None]
+    frozen = [group for group in graph.groups if group.frozen is not None]
+    cost = graph.cost()
+    lines = [
+        f"{len(graph.groups)} groups, {graph.n_units:,} units; {len(free)} groups with "
+        f"{sum(group.size for group in free):,} units may be cut",
+        str(cost),
+    ]
+    width = min(max((len(group.name) for group in graph.groups), default=0), 48)
+    if free:
+        lines += ["", "may be cut:"]
+        for group in free:
+            places = ", ".join(f"{member.name}[{member.dim}]" for member in group.members[:4])
+            more = f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""
+            linked = f"  (keeps equally many: {group.links[0].reason})" if group.links else ""
+            lines.append(f"  {group.name:<{width}} {group.size:>6} units  in {places}{more}{linked}")
+    if frozen:
+        lines += ["", "stays whole:"]
+        lines += [f"  {group.name:<{width}} {group.size:>6} units  {group.frozen}" for group in frozen]
+    if graph.unknown:
+        lines += ["", "ops without a rule (what they touch stays whole; a plugin can add one: compress_register_op_rules):"]
+        for op, modules in sorted(graph.unknown.items()):
+            where = ", ".join(sorted({module or "the model" for module in modules})[:3])
+            lines.append(f"  aten.{op}: {len(modules)} times, in {where}")
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Integers that remember where they came from: a module's attribute, a tensor's size, or arithmetic on those.
+
+While the shell of a model runs, its integer attributes and every size that its code reads are `TracedInt`s. The
+arguments of view, split and slice then say which attribute (or expression of attributes) they used, so that surgery
+changes exactly those and nothing that merely has the same value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An integer attribute of a module: `key` is None, or the position in a list, tuple or dict attribute."""
+
+    module: str
+    name: str
+    key: Any = None
+
+    def __str__(self) -> str:
+        where = f"{self.module}.{self.name}" if self.module else self.name
+        return where if self.key is None else f"{where}[{self.key!r}]"
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of dimension `dim` of the recorded value `value`."""
+
+    value: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """`left op right`; an operand is an expression or a plain int."""
+
+    op: str
+    left: Any
+    right: Any
+
+
+Expression = Attribute | Size | Arithmetic
+
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+}
+
+
+def _expression(value: Any) -> Any:
+    return value.origin if isinstance(value, TracedInt) else value
+
+
+def _arithmetic(op: str, swapped: bool = False) -> Any:
+    def method(self: TracedInt, other: Any) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            return getattr(int, f"__{'r' if swapped else ''}{_NAMES[op]}__")(int(self), other)
+        left, right = (other, self) if swapped else (self, other)
+        return TracedInt(OPERATIONS[op](int(left), int(right)), Arithmetic(op, _expression(left), _expression(right)))
+
+    return method
+
+
+_NAMES = {"+": "add", "-": "sub", "*": "mul", "//": "floordiv", "%": "mod"}
+
+
+class TracedInt(int):
+    """An int with an `origin`. Everything else about it is the plain int's."""
+
+    origin: Expression
+
+    def __new__(cls, value: int, origin: Expression) -> TracedInt:
+        traced = super().__new__(cls, value)
+        traced.origin = origin
+        return traced
+
+    __add__, __radd__ = _arithmetic("+"), _arithmetic("+", swapped=True)
+    __sub__, __rsub__ = _arithmetic("-"), _arithmetic("-", swapped=True)
+    __mul__, __rmul__ = _arithmetic("*"), _arithmetic("*", swapped=True)
+    __floordiv__, __rfloordiv__ = _arithmetic("//"), _arithmetic("//", swapped=True)
+    __mod__, __rmod__ = _arithmetic("%"), _arithmetic("%", swapped=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return int, (int(self),)
+
+
+def evaluate(expression: Any, lookup: Callable[[Attribute | Size], int]) -> int:
+    """The expression's value where `lookup` gives its leaves'. Raises ZeroDivisionError as the arithmetic does."""
+    if isinstance(expression, Arithmetic):
+        return OPERATIONS[expression.op](evaluate(expression.left, lookup), evaluate(expression.right, lookup))
+    return int(expression) if isinstance(expression, int) else lookup(expression)
+
+
+def leaves(expression: Any) -> Iterator[Attribute | Size]:
+    """The attributes and sizes that an expression is made of."""
+    if isinstance(expression, Arithmetic):
+        yield from leaves(expression.left)
+        yield from leaves(expression.right)
+    elif not isinstance(expression, int):
+        yield expression

@@ -1,0 +1,88 @@
+"""Pooling, upsampling, padding and shuffles between channels and space."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..labels import Block, Labels, Layout, place_blocks
+from ..tape import Call
+from .reduce import freeze_along
+from .table import rule
+
+
+@rule("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d",
+      "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+      "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+      "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+      "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
+      "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bicubic2d_aa",
+      "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+      "replication_pad3d", "grid_sampler_2d", "grid_sampler_3d", "im2col_same", "max_unpool2d")
+def over_space(call: Call, labels: Labels) -> list[Layout]:
+    """Each channel by itself: labels pass; what is carried over space stays."""
+    x = call.args[0]
+    changed = [d for d in range(len(x.shape)) if x.shape[d] != call.outs[0].shape[d]]
+    freeze_along(x, changed, f"{call.where} resamples it", labels)
+    kept = tuple(block for block in labels.of(x) if not set(block.dims) & set(changed))
+    return [kept for _ in call.outs]
+
+
+@rule("constant_pad_nd")
+def pad(call: Call, labels: Labels) -> Layout:
+    """Pads the last dimensions. Padded channels are positions of their own that stay."""
+    x, amounts = call.args[0], call.args[1]
+    padded = {len(x.shape) - 1 - i // 2: (amounts[i], amounts[i + 1]) for i in range(0, len(amounts), 2)}
+    blocks: list[Block] = []
+    for block in labels.of(x):
+        touched = [d for d in block.dims if padded.get(d, (0, 0)) != (0, 0)]
+        if not touched:
+            blocks.append(block)
+            continue
+        if len(block.dims) > 1 or min(padded[touched[0]]) < 0:
+            labels.pin(block.labels, f"{call.where} pads or crops it")
+            continue
+        before, after = padded[touched[0]]
+        ends = labels.fresh(before), labels.fresh(after)
+        for end in ends:
+            labels.pin(end, f"{call.where} adds padding")
+        blocks.append(Block(block.dims, np.concatenate([ends[0], block.labels, ends[1]])))
+    return tuple(blocks)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call, labels: Labels) -> Layout:
+    """(..., C r r, H, W) -> (..., C, H r, W r): the r r channels that become one live together."""
+    x, r = call.args[:2]
+    channel = len(x.shape) - 3
+    found = labels.along(x, channel)
+    if found is None:
+        return labels.of(x)
+    rows = found.reshape(-1, r * r)  # (C r r,) -> (C, r r)
+    labels.equal(rows, rows[:, :1])
+    return _with_channels(call, labels, channel, rows[:, 0].copy())
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call, labels: Labels) -> Layout:
+    """(..., C, H r, W r) -> (..., C r r, H, W): each channel becomes r r."""
+    x, r = call.args[:2]
+    channel = len(x.shape) - 3
+    found = labels.along(x, channel)
+    return labels.of(x) if found is None else _with_channels(call, labels, channel, np.repeat(found, r * r))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call, labels: Labels) -> Layout:
+    """(N, g c, ...) -> (N, c g, ...): the j-th channels of all groups live together, so that order is kept."""
+    x, groups = call.args[:2]
+    found = labels.along(x, 1)
+    if found is None:
+        return labels.of(x)
+    rows = found.reshape(groups, -1)  # (g c,) -> (g, c)
+    labels.equal(rows, rows[:1])
+    return _with_channels(call, labels, 1, rows.T.reshape(-1))
+
+
+def _with_channels(call: Call, labels: Labels, channel: int, found: np.ndarray) -> Layout:
+    others = [(b.dims, b.labels, b.axes) for b in labels.of(call.args[0]) if channel not in b.dims]
+    return place_blocks([*others, ((channel,), found, ())])

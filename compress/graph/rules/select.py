@@ -1,0 +1,209 @@
+"""Slices, splits and indexing: label arrays are cut; a cut at a constant position pins what it counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ints import Arithmetic, Attribute, Size, TracedInt, leaves
+from ..labels import Array, Block, Labels, Layout
+from ..tape import Call, Value
+from .reduce import freeze_along, without
+from .table import rule
+
+
+def narrow(value: Value, dim: int, index: slice | np.ndarray, labels: Labels) -> Layout:
+    """The layout of a value where only these positions of one dimension are kept."""
+    blocks = []
+    for block in labels.of(value):
+        if dim in block.dims:
+            position = block.dims.index(dim)
+            if len(block.dims) > 1:
+                labels.rigid.setdefault(block.axes[position], "it is indexed")
+            block = Block(block.dims, np.moveaxis(np.moveaxis(block.labels, position, 0)[index], 0, position), block.axes)
+        blocks.append(block)
+    return tuple(blocks)
+
+
+def count_up_to(found: Array, stop: int, written: Any, labels: Labels, where: str) -> None:
+    """The code cuts after `stop` positions, a number it wrote as `written` (a TracedInt, an int, or None if it follows)."""
+    if written is None or stop in (0, len(found)):
+        return
+    if isinstance(written, TracedInt):
+        labels.need(written, found[:stop], where)
+        parts = len(found) // stop
+        only_sizes = not any(isinstance(leaf, Attribute) for leaf in leaves(written.origin))
+        if only_sizes:
+            origin = written.origin
+            whole = (
+                isinstance(origin, Arithmetic)
+                and origin.op == "//"
+                and isinstance(origin.left, Size)
+                and origin.right == parts
+                and parts * stop == len(found)
+            )
+            if whole:
+                labels.link([found[i * stop : (i + 1) * stop] for i in range(parts)], f"{where} cuts in equal parts")
+            else:
+                labels.pin(found, f"{where} cuts at a position computed from sizes")
+    else:
+        labels.pin(found[:stop], f"{where} cuts at the constant position {stop}")
+
+
+@rule("slice")
+def slice_(call: Call, labels: Labels) -> Layout:
+    """x[..., start:end:step, ...] along one dimension."""
+    x = call.args[0]
+    dim, start, end, step = (*call.args[1:], *(0, None, None, 1)[len(call.args) - 1 :])
+    dim %= len(x.shape)
+    n = x.shape[dim]
+    start, end, step = slice(start, end, step).indices(n)
+    if (start, end, step) == (0, n, 1):
+        return labels.of(x)
+    found = labels.along(x, dim)
+    if found is not None:
+        written_start, written_end = _written_bounds(call, dim, start, end)
+        if step != 1:
+            labels.pin(found, f"{call.where} takes every {step}th channel")
+        else:
+            count_up_to(found, start, written_start, labels, call.where)
+            count_up_to(found, end, written_end, labels, call.where)
+    return narrow(x, dim, slice(start, end, step), labels)
+
+
+def _written_bounds(call: Call, dim: int, start: int, end: int) -> tuple[Any, Any]:
+    """start and end as the Python code wrote them; the plain ints where it cannot be told."""
+    if call.python is None:
+        return start, end
+    name, args, kwargs = call.python
+    if name in ("chunk", "tensor_split", "unsafe_chunk", "roll"):
+        return None if name == "chunk" else start, None if name == "chunk" else end
+    if name == "__getitem__":
+        key = args[1] if isinstance(args[1], tuple) else (args[1],)
+        for item in key:
+            if isinstance(item, slice):
+                low = 0 if item.start is None else item.start
+                if isinstance(low, int) and (low if low >= 0 else -1) in (start, -1):
+                    high = item.stop
+                    matches_high = high is None or not isinstance(high, int) or int(high) == end or int(high) < 0
+                    if (int(low) == start or int(low) < 0) and matches_high:
+                        return _bound(item.start, start), _bound(item.stop, end)
+    if name == "narrow":
+        low, length = args[2], args[3]
+        if isinstance(low, int) and isinstance(length, int):
+            return low, low + length
+    return start, end
+
+
+def _bound(written: Any, position: int) -> Any:
+    """A bound as written; a negative literal counts from the end, so it is as constant as the position it names."""
+    return position if written is None or not isinstance(written, int) or int(written) != position else written
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
+def split(call: Call, labels: Labels) -> list[Layout]:
+    """Pieces along one dimension: chunk keeps them equally long; split writes their sizes."""
+    x = call.args[0]
+    dim = (call.args[2] if len(call.args) > 2 else call.kwargs.get("dim", 0)) % len(x.shape)
+    bounds = np.cumsum([0] + [out.shape[dim] for out in call.outs])
+    pieces = [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    found = labels.along(x, dim)
+    if found is not None and len(pieces) > 1:
+        _bind_pieces(call, found, pieces, labels)
+    return [narrow(x, dim, piece, labels) for piece in pieces]
+
+
+def _bind_pieces(call: Call, found: Array, pieces: list[slice], labels: Labels) -> None:
+    name, args, kwargs = call.python or ("", (), {})
+    lengths = {piece.stop - piece.start for piece in pieces}
+    if name in ("chunk", "unsafe_chunk"):
+        if len(lengths) == 1:
+            labels.link([found[piece] for piece in pieces], f"{call.where} chunks it in {len(pieces)}")
+        else:
+            labels.pin(found, f"{call.where} chunks {len(found)} channels in {len(pieces)} unequal parts")
+        return
+    sizes = kwargs.get("split_size_or_sections", kwargs.get("split_size", kwargs.get("split_sizes")))
+    if sizes is None:
+        sizes = args[1] if len(args) > 1 else call.args[1]
+    if isinstance(sizes, tuple) and len(sizes) == len(pieces):
+        for size, piece in zip(sizes, pieces, strict=True):
+            labels.need(size, found[piece], call.where)
+        return
+    if isinstance(sizes, int) and len(lengths) == 1:
+        labels.link([found[piece] for piece in pieces], f"{call.where} splits it in {len(pieces)}")
+        labels.need(sizes, found[pieces[0]], call.where)
+        if isinstance(sizes, TracedInt) and not any(isinstance(leaf, Attribute) for leaf in leaves(sizes.origin)):
+            return
+        return
+    labels.pin(found, f"{call.where} splits it at constant positions")
+
+
+@rule("unbind", "select")
+def select(call: Call, labels: Labels) -> list[Layout]:
+    """One position (or each) of a dimension, which is dropped; on channels the position means something, so they stay."""
+    x = call.args[0]
+    dim = (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) % len(x.shape)
+    positions = range(x.shape[dim]) if call.op == "unbind" else [call.args[2] % x.shape[dim]]
+    layouts = []
+    for position in positions:
+        blocks = []
+        for block in labels.of(x):
+            if dim not in block.dims:
+                blocks.append(Block(tuple(d - (d > dim) for d in block.dims), block.labels, block.axes))
+            elif len(block.dims) == 1:
+                labels.pin(block.labels, f"{call.where} picks a channel by its position")
+            else:
+                blocks.append(_pick(block, dim, position, labels))
+        layouts.append(tuple(blocks))
+    return layouts
+
+
+def _pick(block: Block, dim: int, position: int, labels: Labels) -> Block:
+    at = block.dims.index(dim)
+    labels.rigid.setdefault(block.axes[at], "it is indexed")
+    kept = [i for i in range(len(block.dims)) if i != at]
+    dims = tuple(block.dims[i] - (block.dims[i] > dim) for i in kept)
+    picked = np.take(block.labels, position, axis=at)
+    return Block(dims, picked, tuple(block.axes[i] for i in kept) if len(kept) > 1 else ())
+
+
+@rule("embedding")
+def embedding(call: Call, labels: Labels) -> Layout:
+    """weight (V, E), indices (...) -> (..., E): rows stay, columns are carried."""
+    weight, indices = call.args[:2]
+    labels.role(weight, 1, "out")
+    freeze_along(weight, [0], f"{call.where}: its rows are looked up by number", labels)
+    columns = labels.along(weight, 1)
+    return () if columns is None else (Block((len(indices.shape),), columns),)
+
+
+@rule("index", "index_select", "_unsafe_index")
+def index(call: Call, labels: Labels) -> list[Layout]:
+    """Advanced indexing: what is indexed by number stays; other dimensions pass where their place is certain."""
+    x = call.args[0]
+    if call.op == "index_select":
+        dim = call.args[1] % len(x.shape)
+        freeze_along(x, [dim], f"{call.where} indexes it", labels)
+        return [tuple(block for block in labels.of(x) if dim not in block.dims)]
+    indices = list(call.args[1]) + [None] * (len(x.shape) - len(call.args[1]))
+    used = [d for d, item in enumerate(indices) if item is not None]
+    freeze_along(x, used, f"{call.where} indexes it", labels)
+    for item in indices:
+        for found in labels.all_labels(item) if isinstance(item, Value) else ():
+            labels.pin(found, f"{call.where} uses it as positions")
+    masks = [item for item in indices if isinstance(item, Value) and item.dtype.is_signed is False]
+    if masks or used != list(range(used[0], used[0] + len(used))):
+        for found in labels.all_labels(x):
+            labels.pin(found, f"{call.where} indexes around it")
+        return [()]
+    width = max(len(indices[d].shape) for d in used)
+    shift = width - len(used)
+    layout = without(x, set(used), True, labels)
+    return [
+        tuple(
+            Block(tuple(d if d < used[0] else d + shift for d in b.dims), b.labels, b.axes)
+            for b in layout
+            if not set(b.dims) & set(used)
+        )
+    ]

@@ -1,0 +1,330 @@
+"""A model and example inputs in, the list of ATen calls it makes out.
+
+The *shell* of the model runs once: a deep copy in which every parameter and buffer is replaced (by a meta tensor of
+the same shape where the forward allows it), so that nothing is copied and nothing the forward stores stays behind in
+the user's model. Values are followed by identity, not by autograd edges: detach, `.data` and in-place ops keep the trail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import CompressError
+from .ints import Attribute, Size, TracedInt
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor as it was at one moment: its number on the tape, shape, and state-dict name if it is a parameter or buffer."""
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """One ATen call. args and kwargs hold `Value`s where tensors stood.
+
+    op: "convolution"; overload: "default". outs: the values it made; an in-place op makes a new value of its target.
+    python: the Python-level call in whose course it happened, (name, args, kwargs), with TracedInts and `Value`s.
+    aliased: an in-place target that shares its memory with other values.
+    """
+
+    op: str
+    overload: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outs: tuple[Value, ...]
+    module: str
+    python: tuple[str, tuple[Any, ...], Mapping[str, Any]] | None = None
+    inplace: bool = False
+    aliased: bool = False
+
+    @property
+    def where(self) -> str:
+        """`aten.op in module`, for messages."""
+        return f"{self.op} in {self.module or 'the model'}"
+
+
+@dataclass
+class Tape:
+    """What a run of the shell recorded. outputs: the values that the model returned."""
+
+    calls: list[Call] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    attributes: dict[Attribute, int] = field(default_factory=dict)
+    device: str = "meta"
+
+
+def call_model(model: nn.Module, example_inputs: Any) -> Any:
+    """Run the model on example inputs: a tuple is positional, a dict holds keywords, anything else is one argument."""
+    if isinstance(example_inputs, tuple):
+        return model(*example_inputs)
+    if isinstance(example_inputs, dict):
+        return model(**example_inputs)
+    return model(example_inputs)
+
+
+def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same tree of tuples, lists, dicts and dataclasses with every tensor changed."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_tensors(item, change) for item in tree))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map_tensors(item, change) for item in tree)
+    if isinstance(tree, Mapping):
+        return {key: map_tensors(item, change) for key, item in tree.items()}
+    if hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
+        return {key: map_tensors(getattr(tree, key), change) for key in tree.__dataclass_fields__}
+    return tree
+
+
+def collect_tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a tree, in order."""
+    found: list[Tensor] = []
+    map_tensors(tree, found.append)
+    return found
+
+
+@contextlib.contextmanager
+def plain_math() -> Iterator[None]:
+    """Attention in its decomposed form, so that every op it is made of is seen; no gradients."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer once, by its first state-dict-like name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[int, str], list[Tensor]]:
+    """A copy of the model's structure whose tensors are stand-ins.
+
+    device: "meta", or None for tensors on their own device (parameters share memory, buffers are copies).
+    Returns the shell in eval mode, id of each stand-in -> its name, and the stand-ins (to be kept alive).
+    """
+    memo: dict[int, Any] = {}
+    names: dict[int, str] = {}
+    keep: list[Tensor] = []
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        data = tensor.detach()
+        data = torch.empty_like(data, device="meta") if device == "meta" else data
+        return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data.clone()
+
+    for name, tensor in named_tensors(model).items():
+        memo[id(tensor)] = replacement = stand_in(tensor)
+        names[id(replacement)] = name
+        keep.append(replacement)
+    for module in model.modules():
+        for item in vars(module).values():
+            if isinstance(item, Tensor) and id(item) not in memo:
+                memo[id(item)] = replacement = stand_in(item)
+                keep.append(replacement)
+    try:
+        shell = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise CompressError(f"{type(model).__name__} cannot be deep-copied, which tracing needs: {error}") from error
+    return shell.eval(), names, keep
+
+
+def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
+    """Put a TracedInt in place of every integer attribute of the shell's modules, also inside lists, tuples and dicts."""
+    found: dict[Attribute, int] = {}
+
+    def traced(value: Any, attribute: Attribute) -> Any:
+        if type(value) is int:
+            found[attribute] = value
+            return TracedInt(value, attribute)
+        if attribute.key is None and type(value) in (list, tuple):
+            return type(value)(
+                traced(item, Attribute(attribute.module, attribute.name, i)) for i, item in enumerate(value)
+            )
+        if attribute.key is None and type(value) is dict:
+            return {
+                key: traced(item, Attribute(attribute.module, attribute.name, key)) for key, item in value.items()
+            }
+        return value
+
+    for path, module in shell.named_modules():
+        for name, value in list(vars(module).items()):
+            if not name.startswith("_") and name != "training":
+                module.__dict__[name] = traced(value, Attribute(path, name))
+    return found
+
+
+class _PythonCalls(TorchFunctionMode):
+    """Sees each Python-level torch call: keeps its arguments for the ATen calls inside, hands out traced sizes."""
+
+    def __init__(self, recorder: _AtenCalls) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__" and getattr(func, "__self__", None) is torch.Tensor.shape:  # type: ignore[comparison-overlap]
+            return self.recorder.traced_size(args[0])
+        if name == "size" and args and isinstance(args[0], Tensor):
+            sizes = self.recorder.traced_size(args[0])
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            return sizes if dim is None else sizes[dim]
+        before, self.recorder.python = self.recorder.python, (name, args, kwargs)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.recorder.python = before
+
+
+class _AtenCalls(TorchDispatchMode):
+    """Records each ATen call on a tape."""
+
+    def __init__(self, tape: Tape, names: dict[int, str]) -> None:
+        super().__init__()
+        self.tape = tape
+        self.names = names
+        self.values: dict[int, Value] = {}  # id of a live tensor -> what it is now
+        self.storages: dict[int, set[int]] = {}  # storage -> ids of the live tensors in it
+        self.alive: list[Tensor] = []  # so that no id is used twice
+        self.modules: list[str] = []
+        self.python: tuple[str, Any, Any] | None = None
+        self.count = 0
+
+    def new_value(self, tensor: Tensor) -> Value:
+        if id(tensor) not in self.values:
+            self.alive.append(tensor)
+        value = Value(self.count, tuple(int(n) for n in tensor.shape), tensor.dtype, self.names.get(id(tensor)))
+        self.count += 1
+        self.values[id(tensor)] = value
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse tensors and the like have no storage
+            self.storages.setdefault(tensor.untyped_storage()._cdata, set()).add(id(tensor))
+        return value
+
+    def value(self, tensor: Tensor) -> Value:
+        known = self.values.get(id(tensor))
+        return self.new_value(tensor) if known is None else known
+
+    def traced_size(self, tensor: Tensor) -> torch.Size:
+        with torch._C.DisableTorchFunction():
+            value = self.value(tensor)
+            return torch.Size(TracedInt(int(n), Size(value.id, i)) for i, n in enumerate(tensor.shape))
+
+    def frozen_tree(self, tree: Any) -> Any:
+        if isinstance(tree, Tensor):
+            return self.value(tree)
+        if isinstance(tree, (list, tuple)):
+            return tuple(self.frozen_tree(item) for item in tree)
+        return tree
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        seen_args = tuple(self.frozen_tree(arg) for arg in args)
+        seen_kwargs = {key: self.frozen_tree(item) for key, item in kwargs.items()}
+        result = func(*args, **kwargs)
+        op, overload = func._schema.name.split("::")[-1], func._overloadname
+        made = [result] if isinstance(result, Tensor) else [r for r in _flat(result) if isinstance(r, Tensor)]
+        inplace = any(id(t) in self.values for t in made) and func._schema.is_mutable
+        aliased = False
+        if inplace:
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                aliased = any(len(self.storages.get(t.untyped_storage()._cdata, ())) > 1 for t in made)
+        outs = tuple(self.new_value(tensor) for tensor in made)
+        python = None
+        if self.python is not None:
+            name, py_args, py_kwargs = self.python
+            python = (name, self.frozen_tree(tuple(py_args)), {k: self.frozen_tree(v) for k, v in py_kwargs.items()})
+        module = self.modules[-1] if self.modules else ""
+        self.tape.calls.append(
+            Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased)
+        )
+        return result
+
+
+def _flat(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from _flat(item)
+    else:
+        yield tree
+
+
+@contextlib.contextmanager
+def _open_functions() -> Iterator[None]:
+    """Let Python-written torch functions run through, so that the calls they are made of are seen one by one."""
+    places = (torch.nn.functional, torch.functional, torch._tensor)
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    saved = [(place, name, getattr(place, name)) for place in places for name in names if hasattr(place, name)]
+    for place, name, _ in saved:
+        setattr(place, name, lambda *args: False)
+    try:
+        yield
+    finally:
+        for place, name, original in saved:
+            setattr(place, name, original)
+
+
+def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tape:
+    tape = Tape(device=device or "real")
+    shell, names, keep = make_shell(model, device)
+    tape.attributes = trace_integers(shell)
+    recorder = _AtenCalls(tape, names)
+    handles = []
+    for path, module in shell.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda m, i, path=path: recorder.modules.append(path), prepend=True))
+        handles.append(
+            module.register_forward_hook(lambda m, i, o: (recorder.modules.pop(), None)[1], always_call=True)
+        )
+    inputs = map_tensors(example_inputs, lambda t: t.to("meta") if device == "meta" else t.detach().clone())
+    tape.inputs = [recorder.value(tensor) for tensor in collect_tensors(inputs)]
+    with plain_math(), _open_functions(), recorder, _PythonCalls(recorder):
+        outputs = call_model(shell, inputs)
+    tape.outputs = [recorder.value(tensor) for tensor in collect_tensors(outputs)]
+    del keep
+    return tape
+
+
+def record(model: nn.Module, example_inputs: Any) -> Tape:
+    """Run the model's shell once in eval mode and record every ATen call.
+
+    On meta tensors where the forward allows it (cheap, whatever the input's size), else on real ones (one forward).
+    Raises CompressError where the model does not run on the example inputs.
+    """
+    on_meta = any(tensor.is_meta for tensor in named_tensors(model).values())
+    try:
+        return _record_on(model, example_inputs, "meta")
+    except CompressError:
+        raise
+    except Exception as error:
+        if on_meta:
+            raise CompressError(f"{type(model).__name__} does not run on the meta device: {_one_line(error)}") from error
+    try:
+        return _record_on(model, example_inputs, None)
+    except Exception as error:
+        raise CompressError(
+            f"{type(model).__name__} does not run on the example inputs: {_one_line(error)}; "
+            "check their shapes, types and device"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,119 @@
+"""A model and example inputs in, its dependency graph out."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from ..errors import CompressError, nearest
+from .graph import DependencyGraph, Step
+from .labels import Labels, call_values
+from .rules import RULES, Rule
+from .tape import Tape, Value, collect_tensors, named_tensors, record
+from .units import form, link_equal_sizes, resolve
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    heads: Literal["whole", "inside"] = "whole",
+    groups: Literal["whole", "inside"] = "whole",
+    rules: Mapping[str, Rule] | None = None,
+) -> DependencyGraph:
+    """Run a shell of the model once and build the dependency graph of its channels.
+
+    example_inputs: a tensor, a tuple (positional arguments; a list is one argument) or a dict (keyword arguments).
+    heads: whether attention loses whole heads or width inside each. groups: the same for grouped convolutions.
+    rules: ATen op -> rule, beside (and before) the built-in ones and the plugins'.
+    Raises CompressError where the model does not run on the inputs. The model is not changed.
+    """
+    for option, value in (("heads", heads), ("groups", groups)):
+        if value not in ("whole", "inside"):
+            raise CompressError(f"{option}='{value}' is neither 'whole' nor 'inside'{nearest(value, ('whole', 'inside'))}")
+    if not collect_tensors(example_inputs):
+        raise CompressError("example_inputs holds no tensor; give a tensor, a tuple of arguments or a dict of keywords")
+    tape = record(model, example_inputs)
+    labels = read(tape, {**RULES, **(rules or {})}, {"heads": heads, "groups": groups})
+    resolve(labels, heads)
+    link_equal_sizes(labels)
+    units = form(labels)
+    tensors = named_tensors(model)
+    parameters = {name for name, _ in model.named_parameters()}
+    return DependencyGraph(
+        groups=tuple(_mark_buffers(group, parameters) for group in units.groups),
+        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        parameters=frozenset(parameters),
+        example_inputs=example_inputs,
+        places=labels.places,
+        unit_of_label=units.of_label,
+        terms=tuple(labels.terms),
+        needs=tuple(labels.needs),
+        steps=_steps(tape, labels),
+        sizes={value.id: (value.shape, labels.layouts.get(value.id, ())) for value in _values(tape)},
+        attributes=tape.attributes,
+        unknown=labels.unknown,
+        options={"heads": heads, "groups": groups},
+        reference=weakref.ref(model),
+    )
+
+
+def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labels:
+    """Apply the rules to a tape, call by call. An op without a rule freezes what it touches and is named."""
+    labels = Labels(options=options)
+    for number, call in enumerate(tape.calls):
+        labels.current = number
+        inputs = call_values(call)
+        if not any(labels.of(value) for value in inputs):
+            for out in call.outs:
+                labels.layouts[out.id] = ()
+            continue
+        speaker = rules.get(call.op) or rules.get(call.op.rstrip("_"))
+        if speaker is None:
+            labels.unknown.setdefault(call.op, []).append(call.module)
+            for value in inputs:
+                for found in labels.all_labels(value):
+                    labels.pin(found, f"no rule for aten.{call.op} (in {call.module or 'the model'})")
+            layouts: Any = [()] * len(call.outs)
+        else:
+            layouts = speaker(call, labels)
+            if isinstance(layouts, tuple):
+                layouts = [layouts]
+        for out, layout in zip(call.outs, layouts, strict=False):
+            labels.layouts[out.id] = layout
+    for value in tape.outputs:
+        for found in labels.all_labels(value):
+            labels.pin(found, "an output of the network")
+    return labels
+
+
+def _mark_buffers(group: Any, parameters: set[str]) -> Any:
+    from dataclasses import replace
+
+    members = tuple(m if m.name in parameters else replace(m, buffer=True) for m in group.members)
+    return replace(group, members=members)
+
+
+def _values(tape: Tape) -> list[Value]:
+    found = [*tape.inputs]
+    for call in tape.calls:
+        found += [*call_values(call), *call.outs]
+    return found
+
+
+def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
+    steps = []
+    for number, call in enumerate(tape.calls):
+        touched = tuple(a.ravel() for v in (*call_values(call), *call.outs) for a in (b.labels for b in labels.layouts.get(v.id, ())))
+        steps.append(
+            Step(
+                call.op,
+                call.module,
+                tuple((out.shape, labels.layouts.get(out.id, ())) for out in call.outs),
+                labels.reducers.get(number, ()),
+                touched,
+            )
+        )
+    return tuple(steps)

@@ -1,0 +1,275 @@
+"""Labels in, units and groups out: connected components of the equalities, grouped by the places where they occur."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from .graph import Frozen, Group, Link, Member
+from .labels import Array, Labels
+
+
+@dataclass(frozen=True)
+class Units:
+    """groups, and of_label: (labels,) the global unit number of each label; n_units stands for 'always there'."""
+
+    groups: tuple[Group, ...]
+    of_label: Array
+    n_units: int
+
+
+def components(count: int, edges: Iterable[tuple[Array, Array]]) -> Array:
+    """(count,) component number of each label."""
+    pairs = list(edges)
+    if not pairs:
+        return np.arange(count)
+    left = np.concatenate([a for a, _ in pairs])
+    right = np.concatenate([b for _, b in pairs])
+    graph = coo_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+def resolve(labels: Labels, heads: str) -> None:
+    """Decide for every reshape that split a labelled dimension which of its axes may shrink, and tie the others.
+
+    heads: "whole" prefers an axis that other ops treat as a batch (attention heads), "inside" the one they contract.
+    Adds the edges and pins of the decision to `labels`.
+    """
+    if not labels.sites:
+        return
+    component = components(labels.count, labels.edges)
+    pinned = np.zeros(labels.count, dtype=bool)
+    for found, _ in labels.pins:
+        pinned[component[found]] = True  # indexed by component number
+    axis_of = _axis_classes(labels, component)
+    rigid = {axis_of[axis]: reason for axis, reason in labels.rigid.items()}
+    lifted: dict[int, list[Array]] = defaultdict(list)
+    for lift in labels.lifts:
+        lifted[axis_of[lift.axis]].append(lift.labels)
+    for axis, arrays in lifted.items():
+        if any(pinned[component[array]].all() for array in arrays):
+            rigid.setdefault(axis, "it meets something of fixed size")
+    chosen: set[int] = set()
+    whole: set[int] = set()
+    for site in labels.sites:
+        mine = [axis_of[axis] for axis in site.axes]
+        already = [axis for axis in mine if axis in chosen]
+        free = [k for k, axis in enumerate(mine) if axis not in rigid and axis not in whole]
+        if already:
+            choice = already[0]
+        elif free:
+            met = [k for k in free if lifted[mine[k]] and site.labels.shape[k] > 1]
+            if heads == "whole" and met:
+                choice = mine[met[0]]
+            else:
+                unmet = [k for k in free if k not in met] or free
+                choice = mine[max(unmet, key=lambda k: site.labels.shape[k])]
+        else:
+            reasons = "; ".join(dict.fromkeys(rigid.get(axis, "another reshape keeps it whole") for axis in mine))
+            labels.pin(site.labels, f"{site.where} splits it into axes that cannot shrink: {reasons}")
+            continue
+        chosen.add(choice)
+        whole |= {axis for axis in mine if axis != choice}
+        at = mine.index(choice)
+        rows = np.moveaxis(site.labels, at, 0).reshape(site.labels.shape[at], -1)
+        labels.equal(rows, rows[:, :1])
+    for lift in labels.lifts:
+        if axis_of[lift.axis] in chosen:
+            rows = np.moveaxis(lift.of, lift.position, 0).reshape(lift.of.shape[lift.position], -1)
+            labels.equal(rows, lift.labels[:, None])
+        else:
+            labels.pin(lift.labels, f"an axis of size {len(lift.labels)} that stays whole")
+
+
+def _axis_classes(labels: Labels, component: Array) -> Array:
+    """(axes,) a class number for each axis: axes that ops identified are one."""
+    pairs = list(labels.axis_pairs)
+    by_component: dict[int, int] = {}
+    for lift in labels.lifts:
+        first = by_component.setdefault(int(component[lift.labels[0]]), lift.axis)
+        pairs.append((first, lift.axis))
+    if not pairs:
+        return np.arange(labels.n_axes)
+    edges = [(np.array([a]), np.array([b])) for a, b in pairs]
+    return components(labels.n_axes, edges)
+
+
+def link_equal_sizes(labels: Labels) -> None:
+    """Two places whose sizes come from one attribute keep equally many; where one cannot shrink, none may."""
+    by_expression = defaultdict(list)
+    for need in labels.needs:
+        by_expression[need.expression].append(need)
+    for expression, needs in by_expression.items():
+        arrays = {need.labels.tobytes(): need.labels for need in needs if need.labels is not None}
+        if any(need.labels is None for need in needs):
+            for array in arrays.values():
+                labels.pin(array, f"its size is written as {_name(expression)}, which also stands where nothing shrinks")
+        elif len(arrays) > 1:
+            labels.link(tuple(arrays.values()), f"their sizes are written as {_name(expression)}")
+
+
+def _name(expression: object) -> str:
+    return str(expression) if type(expression).__name__ == "Attribute" else "one expression"
+
+
+def form(labels: Labels) -> Units:
+    """Components -> units -> groups. Everything resolved before; labels that no parameter holds are always there."""
+    component = components(labels.count, labels.edges)
+    n = int(component.max()) + 1 if labels.count else 0
+    reason_of = _freeze(labels, component, n)
+    names, place_labels, place_of = _places(labels)
+    if not len(place_labels):
+        return Units((), np.zeros(labels.count, dtype=np.int64), 0)
+    in_place = component[place_labels]  # (entries,) component of every index of every place
+    signature = _signatures(in_place, place_of, reason_of, n, len(names))
+    used = np.unique(in_place)
+    first_entry = np.full(n, len(in_place))
+    np.minimum.at(first_entry, in_place, np.arange(len(in_place)))
+    order = used[np.argsort(first_entry[used])]  # units in the order in which they first occur
+    _, first_of, group_of = np.unique(signature[order], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first_of))[group_of]  # group number in order of first occurrence
+    sizes = np.bincount(rank)
+    by_group = order[np.argsort(rank, kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    unit_of_component = np.full(n + 1, len(by_group))
+    hidden = [g for g in range(len(sizes)) if reason_of.get(int(by_group[starts[g]]), "") is None]
+    shown = [g for g in range(len(sizes)) if g not in set(hidden)]
+    position = 0
+    for g in shown:
+        members = by_group[starts[g] : starts[g + 1]]
+        unit_of_component[members] = np.arange(position, position + len(members))
+        position += len(members)
+    unit_of_component[unit_of_component >= len(by_group)] = position
+    for g in hidden:
+        unit_of_component[by_group[starts[g] : starts[g + 1]]] = position
+    of_label = unit_of_component[component]
+    sizes_shown = [int(sizes[g]) for g in shown]
+    reasons = [reason_of.get(int(by_group[starts[g]])) for g in shown]
+    groups = _groups(labels, names, place_labels, place_of, of_label, sizes_shown, reasons)
+    return Units(_with_links(labels, groups, of_label, position), of_label, position)
+
+
+def _freeze(labels: Labels, component: Array, n: int) -> dict[int, str | None]:
+    """component -> why it is frozen (the first reason that is worth a word). Links carry freezing across."""
+    reason_of: dict[int, str | None] = {}
+    for found, reason in labels.pins:
+        for unit in np.unique(component[found]):
+            if reason_of.get(int(unit)) is None:
+                reason_of[int(unit)] = reason
+    moved = True
+    while moved:
+        moved = False
+        for slots, reason in labels.links:
+            stacked = np.stack([component[slot] for slot in slots])  # (slots, n)
+            frozen = np.isin(stacked, list(reason_of))
+            columns = frozen.any(axis=0) & ~frozen.all(axis=0)
+            for unit in np.unique(stacked[:, columns][~frozen[:, columns]]):
+                reason_of[int(unit)] = f"{reason}, and one of them stays"
+                moved = True
+    return reason_of
+
+
+def _places(labels: Labels) -> tuple[list[tuple[str, int]], Array, Array]:
+    """Names of the places; over all their indices: labels, and place numbers."""
+    names = list(labels.places)
+    if not names:
+        return names, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    arrays = [labels.places[name] for name in names]
+    return names, np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
+
+
+def _signatures(in_place: Array, place_of: Array, reason_of: dict[int, str | None], n: int, places: int) -> Array:
+    """(components,) equal for two that occur equally often in the same places and are frozen for the same reason."""
+    generator = np.random.default_rng(0)
+    keys = generator.integers(1, 2**62, size=places, dtype=np.uint64)
+    signature = np.zeros(n, dtype=np.uint64)
+    np.add.at(signature, in_place, keys[place_of])
+    reasons = {reason: generator.integers(1, 2**62, dtype=np.uint64) for reason in dict.fromkeys(reason_of.values())}
+    for unit, reason in reason_of.items():
+        signature[unit] += reasons[reason]
+    return signature
+
+
+def _groups(
+    labels: Labels,
+    names: list[tuple[str, int]],
+    place_labels: Array,
+    place_of: Array,
+    of_label: Array,
+    sizes: list[int],
+    reasons: list[str | None],
+) -> list[Group]:
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    unit = of_label[place_labels]
+    shown = unit < starts[-1]
+    group = np.searchsorted(starts, unit, side="right") - 1
+    first_index = np.searchsorted(place_of, np.arange(len(names)))
+    index = np.arange(len(place_of)) - first_index[place_of]  # position along its dimension
+    members: dict[int, list[Member]] = defaultdict(list)
+    key = group * len(names) + place_of
+    order = np.argsort(key, kind="stable")
+    order = order[shown[order]]
+    cuts = np.flatnonzero(np.diff(key[order])) + 1
+    for run in np.split(order, cuts):
+        if not len(run):
+            continue
+        g, place = int(group[run[0]]), int(place_of[run[0]])
+        name, dim = names[place]
+        role = labels.roles.get((name, dim), "other")
+        members[g].append(Member(name, dim, index[run], unit[run] - starts[g], role))
+    frozen = [Frozen(reason) if reason else None for reason in reasons]
+    titles = _titles([members[g] for g in range(len(sizes))])
+    return [
+        Group(title, size, tuple(members[g]), (), freeze)
+        for g, (title, size, freeze) in enumerate(zip(titles, sizes, frozen, strict=True))
+    ]
+
+
+def _titles(members: list[list[Member]]) -> list[str]:
+    """A name for each group: the module that first produces it, with the range where several share that module."""
+    firsts = [next((m for m in mine if m.role == "out"), mine[0]) for mine in members]
+    titles = []
+    for first in firsts:
+        module, _, leaf = first.name.rpartition(".")
+        titles.append(module if leaf == "weight" and first.role in ("out", "norm") and module else first.name)
+    shared = {title for title in titles if titles.count(title) > 1}
+    for g, first in enumerate(firsts):
+        if titles[g] in shared:
+            low, high = int(first.index.min()), int(first.index.max()) + 1
+            spread = "" if high - low == len(first.index) else f"/{len(first.index)}"
+            at = f",dim{first.dim}" if first.role not in ("out", "norm") else ""
+            titles[g] = f"{titles[g]}[{low}:{high}{spread}{at}]"
+    seen: dict[str, int] = {}
+    for g, title in enumerate(titles):
+        seen[title] = seen.get(title, 0) + 1
+        if seen[title] > 1:
+            titles[g] = f"{title}#{seen[title]}"
+    return titles
+
+
+def _with_links(labels: Labels, groups: list[Group], of_label: Array, n_units: int) -> tuple[Group, ...]:
+    """Links between units of groups, cut into runs so that every slot of a link lies in one group."""
+    starts = np.concatenate([[0], np.cumsum([group.size for group in groups])]).astype(np.int64)
+    mine: dict[int, list[Link]] = defaultdict(list)
+    for slots, reason in labels.links:
+        units = np.stack([of_label[slot] for slot in slots])  # (slots, n)
+        if (units == units[:1]).all() or (units >= n_units).any():
+            continue
+        group = np.searchsorted(starts, units, side="right") - 1
+        free = np.array([[groups[g].frozen is None for g in row] for row in group]).all(axis=0)
+        patterns = np.unique(group.T[free], axis=0)
+        for pattern in patterns:
+            columns = free & (group.T == pattern).all(axis=1)
+            link = Link(
+                tuple((groups[g].name, units[k, columns] - starts[g]) for k, g in enumerate(pattern)), reason
+            )
+            for g in set(pattern.tolist()):
+                mine[g].append(link)
+    return tuple(
+        Group(g.name, g.size, g.members, tuple(mine[i]), g.frozen) if mine[i] else g for i, g in enumerate(groups)
+    )
