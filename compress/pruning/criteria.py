@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..errors import CompressError, nearest
 from ..options import Plugin
 
 if TYPE_CHECKING:
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
 class Part:
     """One place - a dimension of a parameter, never a running statistic - in which a group's units occur.
 
-    tensor: the whole parameter. dim: which of its dimensions carries the units, n = tensor.shape[dim].
-    name: its state-dict name. module: the module that owns it. grad: its gradient, where calibration made one.
-    role: `out` (a layer's output channels), `in` (its input channels), `norm` (a norm's scale or shift), `bias`, `other`.
+    tensor: the whole parameter; a vector comes as a column (n, 1), so that `flatten(1)` works on every part, and
+    integers come as float32. dim: which of its dimensions carries the units, n = tensor.shape[dim]. name: its
+    state-dict name. module: the module that owns it, None where the model is gone and only its weights were given.
+    grad: the loss's mean gradient in the tensor's shape, where the criterion needs gradients and this parameter got
+    one. role: `out` (a layer's output channels), `in` (its input channels), `norm` (a norm's scale or shift), `bias`,
+    `other`.
     """
 
     tensor: Tensor
     dim: int
     name: str
-    module: nn.Module
+    module: nn.Module | None
     role: str
     grad: Tensor | None = field(default=None)
 
@@ -33,8 +38,12 @@ class Part:
 class Criterion(Plugin):
     """Scores units: the lower, the earlier a unit goes.
 
-    Implement `score` (one place at a time) or override `score_group` (the whole group at once).
+    Implement `score` (one place at a time) or override `score_group` (the whole group at once). A group about which
+    the criterion says nothing stays whole.
     """
+
+    needs_gradients: ClassVar[bool] = False
+    """True where `Part.grad` is used: then `plan` must be given `calibration` batches and a `loss`."""
 
     def score(self, part: Part) -> Tensor | None:
         """Scores of the n = part.tensor.shape[part.dim] indices of one place, shape (n,), or None to say nothing."""
@@ -43,3 +52,40 @@ class Criterion(Plugin):
     def score_group(self, group: Group, parts: list[Part]) -> Tensor | None:
         """Scores of the group's units, shape (group.size,), or None to leave it to `score`."""
         return None
+
+
+def find_criterion(criterion: str | Criterion) -> Criterion:
+    """The criterion object: the one given, or the registered one of that name with its default options.
+
+    Raises CompressError where no criterion of that name is registered, or it needs options.
+    """
+    if isinstance(criterion, Criterion):
+        return criterion
+    if isinstance(criterion, type) and issubclass(criterion, Criterion):
+        raise CompressError(f"criterion: expected an object, found a class; write {criterion.__name__}()")
+    if not isinstance(criterion, str):
+        raise CompressError(f"criterion: expected a registered name or a Criterion, found {type(criterion).__name__}")
+    from ..plugins import installed
+
+    registered = installed().criteria
+    if criterion not in registered:
+        raise CompressError(f"criterion '{criterion}' is not registered{nearest(criterion, registered)}")
+    try:
+        return registered[criterion]()
+    except TypeError as error:
+        raise CompressError(f"criterion '{criterion}' needs options ({error}); give an object") from error
+
+
+def describe(plugin: Plugin) -> str | dict[str, Any]:
+    """A plugin as a recipe would name it: its name, or {"uses": name, option: value} where it has options."""
+    options = {option.name: getattr(plugin, option.name) for option in fields(plugin)}  # type: ignore[arg-type]
+    return {"uses": plugin.name, **_plain(options)} if options else plugin.name
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON has it; what JSON does not know, such as a path, as text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)

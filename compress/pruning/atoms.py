@@ -1,0 +1,84 @@
+"""Links between units in, atoms out: sets of units that go together or not at all, so that every link stays kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+if TYPE_CHECKING:
+    from ..graph.graph import DependencyGraph
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """What can be removed, in indivisible pieces.
+
+    of: (n_units,) int64, the atom in which each unit is, -1 for units that cannot go. score: (n_atoms,) float64, the
+    mean score of an atom's units. atom, group, count: (n_entries,) int64 each, sorted by group: `count` units of
+    `atom` are in `group` (by position in graph.groups). sizes: (n_groups,) int64, all units of each group.
+    """
+
+    of: np.ndarray
+    score: np.ndarray
+    atom: np.ndarray
+    group: np.ndarray
+    count: np.ndarray
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+def form(graph: DependencyGraph, scores: np.ndarray, stays: np.ndarray) -> Atoms:
+    """Pair linked units by rank, the smallest of each slot with the smallest of every other, and join what is paired.
+
+    A link's slots keep equally many survivors exactly when as many units leave each of them. One unit of every slot
+    in a pair does that, and so does any union of pairs: chains of links, and links between parts of one group, become
+    connected components (at worst larger than they need be, never wrong). A unit that cannot go keeps what it is
+    paired with; units that cannot go are paired with each other first, so that they hold back as few as possible.
+
+    scores: (n_units,), NaN only where `stays`. stays: (n_units,) bool, units that cannot go.
+    """
+    slots = _slots(graph)
+    numbers = np.arange(graph.n_units)
+    while True:
+        order = np.lexsort((numbers, np.where(stays, np.inf, scores), stays))
+        position = np.empty_like(order)
+        position[order] = numbers
+        parts = numbers
+        if slots:
+            ranked = [np.take_along_axis(slot, np.argsort(position[slot], axis=1), axis=1) for slot in slots]
+            first = np.concatenate([np.repeat(r[:1], len(r) - 1, axis=0).ravel() for r in ranked])
+            other = np.concatenate([r[1:].ravel() for r in ranked])
+            edges = coo_matrix((np.ones(len(first), dtype=np.int8), (first, other)), shape=(graph.n_units,) * 2)
+            parts = connected_components(edges, directed=False)[1]
+        held = np.zeros(graph.n_units, dtype=bool)
+        held[parts[stays]] = True
+        if (held[parts] == stays).all():
+            break
+        stays = held[parts]
+
+    sizes = np.array([g.size for g in graph.groups], dtype=np.int64)
+    group_of = np.repeat(np.arange(len(sizes)), sizes)
+    free = np.flatnonzero(~stays)
+    of = np.full(graph.n_units, -1, dtype=np.int64)
+    of[free] = np.unique(parts[free], return_inverse=True)[1]
+    members = np.bincount(of[free])
+    score = np.bincount(of[free], weights=scores[free]) / members if len(free) else np.zeros(0)
+    pairs = np.stack([group_of[free], of[free]])  # (2, free units)
+    (group, atom), count = np.unique(pairs, axis=1, return_counts=True)  # -> (2, entries), sorted by group
+    return Atoms(of, score, atom, group, count.astype(np.int64), sizes)
+
+
+def _slots(graph: DependencyGraph) -> list[np.ndarray]:
+    """Each link once, as unit numbers (slots, n)."""
+    links = {id(link): link for group in graph.groups for link in group.links}
+    return [
+        np.stack([graph.start(name) + np.asarray(units, dtype=np.int64) for name, units in link.slots])
+        for link in links.values()
+        if len(link.slots) > 1
+    ]

@@ -1,0 +1,98 @@
+"""Atoms and an order in, the removal that meets a number of units, a number of parameters or of multiply-adds out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from .atoms import Atoms
+
+
+class Removal:
+    """What goes when the first k atoms of an order are asked to go, within what every group must keep.
+
+    rank: (n_atoms,) int64, the place of each atom in the order, 0 goes first. least: (n_groups,) int64, the number of
+    units a group keeps at least. round_to: a group that loses units keeps a multiple of it.
+    """
+
+    def __init__(self, atoms: Atoms, rank: np.ndarray, least: np.ndarray, round_to: int = 1) -> None:
+        self.atoms, self.rank, self.round_to = atoms, rank, round_to
+        self.least = np.minimum(np.maximum(least, 1), atoms.sizes)
+        last_first = np.lexsort((-rank[atoms.atom], atoms.group))  # entries by group, the last to go first
+        bounds = np.searchsorted(atoms.group[last_first], np.arange(len(atoms.sizes) + 1))
+        self.entries = [last_first[a:b] for a, b in pairwise(bounds)]
+
+    def first(self, k: int) -> np.ndarray:
+        """(n_atoms,) bool: the first k atoms less those given back, the last to go first, until every group is served.
+
+        Giving back only ever adds units, and a whole group is served, so it ends. Rounding is therefore up: never
+        more goes than was asked.
+        """
+        atoms, gone = self.atoms, self.rank < k
+        while True:
+            kept = atoms.sizes - np.bincount(
+                atoms.group, weights=atoms.count * gone[atoms.atom], minlength=len(atoms.sizes)
+            ).astype(np.int64)
+            short = np.flatnonzero(self._wanted(kept, self.least, atoms.sizes) > kept)
+            if not len(short):
+                return gone
+            for group in short:
+                entries = self.entries[group]
+                entries = entries[gone[atoms.atom[entries]]]
+                back = np.cumsum(atoms.count[entries])
+                size = atoms.sizes[group]
+                keeps = size - (back[-1] if len(back) else 0)
+                need = self._wanted(keeps, self.least[group], size) - keeps
+                if need > 0:
+                    gone[atoms.atom[entries[: np.searchsorted(back, need) + 1]]] = False
+
+    def units(self, gone: np.ndarray) -> np.ndarray:
+        """(n_units,) bool, the units of the atoms that go."""
+        return np.concatenate([gone, [False]])[self.atoms.of]  # atom -1, which stays, reads the last
+
+    def _wanted(self, kept: np.ndarray, least: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """How many units a group that would keep `kept` must keep; elementwise."""
+        wanted = np.maximum(kept, least)
+        return np.minimum(-(-wanted // self.round_to) * self.round_to, size)
+
+
+def order_by_score(atoms: Atoms) -> np.ndarray:
+    """(n_atoms,) int64 rank: smallest score first; equal scores by their rank within their groups, then by number."""
+    return _rank(np.lexsort((np.arange(len(atoms)), _share(atoms), atoms.score)))
+
+
+def order_by_share(atoms: Atoms) -> np.ndarray:
+    """(n_atoms,) int64 rank: every group shrinks in step; what is in the smallest share of its group goes first."""
+    return _rank(np.lexsort((np.arange(len(atoms)), atoms.score, _share(atoms))))
+
+
+def fewest(meets: Callable[[int], bool], most: int) -> int | None:
+    """The smallest k in [0, most] found by bisection with meets(k), None where meets(most) is not."""
+    if not meets(most):
+        return None
+    if meets(0):
+        return 0
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle) else (middle, high)
+    return high
+
+
+def _share(atoms: Atoms) -> np.ndarray:
+    """(n_atoms,) float64 in (0, 1): how much of its group has gone when half of the atom has; mean over its groups."""
+    order = np.lexsort((atoms.atom, atoms.score[atoms.atom], atoms.group))
+    atom, group, count = atoms.atom[order], atoms.group[order], atoms.count[order]
+    before = np.cumsum(count) - count
+    start = np.searchsorted(group, np.arange(len(atoms.sizes)))
+    before = before - np.concatenate([before, [0]])[start][group]  # units of the same group that go before this atom
+    share = (before + count / 2) / atoms.sizes[group]
+    return np.bincount(atom, weights=share, minlength=len(atoms)) / np.bincount(atom, minlength=len(atoms))
+
+
+def _rank(order: np.ndarray) -> np.ndarray:
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
