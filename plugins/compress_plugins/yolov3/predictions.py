@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MAX_LOG_SIZE = 8.0
-"""exp() of a raw size is cut here: 3,000 times its anchor is no box, and an infinite one would make the loss NaN."""
+"""Raw sizes are cut here, both ways: 3,000 times an anchor is no box, and an infinite or empty one has no gradient."""
 
 
 class Head(Protocol):
@@ -77,7 +77,7 @@ def decode(maps: Sequence[Tensor], heads: Sequence[Head], image_size: tuple[int,
     slots = lay_out(tuple((m.shape[-2], m.shape[-1]) for m in maps), heads, image_size, maps[0].device)
     raw = torch.cat([_flat(m, len(h.anchors)) for m, h in zip(maps, heads, strict=True)], 1).float()  # (B, N, 5 + C)
     centre = (raw[..., 0:2].sigmoid() * slots.scale - (slots.scale - 1) / 2 + slots.cell) * slots.stride
-    half = slots.anchor * raw[..., 2:4].clamp(max=MAX_LOG_SIZE).exp() / 2
+    half = slots.anchor * raw[..., 2:4].clamp(-MAX_LOG_SIZE, MAX_LOG_SIZE).exp() / 2
     return Predictions(torch.cat((centre - half, centre + half), -1), raw[..., 4], raw[..., 5:], slots)
 
 
