@@ -45,10 +45,16 @@ class Option:
 
 @dataclass(frozen=True)
 class OptionMistake:
-    """What is wrong with one option. path: from the plugin's mapping to the value, e.g. ("lr",) or ("names", 2)."""
+    """What is wrong with one option.
+
+    path: from the plugin's mapping to the value, e.g. ("lr",) or ("names", 2); () where there is no value.
+    kind: `unknown`, `missing` or `wrong`. option: its name, "" for several options together.
+    """
 
     path: tuple[str | int, ...]
     message: str
+    kind: str = "wrong"
+    option: str = ""
 
 
 def options(cls: type[Plugin]) -> tuple[Option, ...]:
@@ -82,9 +88,9 @@ def check(cls: type[PluginT], values: Mapping[str, Any]) -> tuple[PluginT | None
     """
     from pydantic import ValidationError
 
-    known = {option.name: option for option in options(cls)}
+    known, none = {option.name: option for option in options(cls)}, "; it has none"
     mistakes = [
-        OptionMistake((key,), f"unknown option '{key}' of {cls.name}{nearest(key, known) or '; it has none'}")
+        OptionMistake((key,), f"unknown option '{key}' of {cls.name}{nearest(key, known) or none}", "unknown")
         for key in values
         if key not in known
     ]
@@ -93,11 +99,11 @@ def check(cls: type[PluginT], values: Mapping[str, Any]) -> tuple[PluginT | None
         made = _adapter(cls).validate_json(json.dumps(rest), strict=True)
         return (None, mistakes) if mistakes else (made, [])
     except ValidationError as errors:
-        found: dict[tuple[str | int, ...], str] = {}
+        found: dict[tuple[str, tuple[str | int, ...]], OptionMistake] = {}
         for error in errors.errors(include_url=False):
-            path, message = _explain(cls.name, known, values, error)
-            found.setdefault(path, message)
-        return None, mistakes + [OptionMistake(path, message) for path, message in found.items()]
+            mistake = _explain(cls.name, known, values, error)
+            found.setdefault((mistake.option, mistake.path), mistake)
+        return None, [*mistakes, *found.values()]
     except CompressError as error:
         return None, [*mistakes, OptionMistake((), f"{cls.name}: {error}")]
 
@@ -159,26 +165,27 @@ def _layers(kind: Any) -> list[Any]:
 
 def _explain(
     name: str, known: Mapping[str, Option], values: Mapping[str, Any], error: Mapping[str, Any]
-) -> tuple[tuple[str | int, ...], str]:
-    """One of pydantic's errors as (path to the value, what is wrong there)."""
+) -> OptionMistake:
+    """One of pydantic's errors in a user's words."""
     if not error["loc"]:
-        return (), f"{name}: {error.get('ctx', {}).get('error', error['msg'])}"
+        return OptionMistake((), f"{name}: {error.get('ctx', {}).get('error', error['msg'])}")
     option = known[error["loc"][0]]
     if error["type"] == "missing" and len(error["loc"]) == 1:
-        return (), f"{name} needs the option '{option.name}' ({describe(option.type)})"
+        needs = f"{name} needs the option '{option.name}' ({describe(option.type)})"
+        return OptionMistake((), needs, "missing", option.name)
+    where, hint = f"'{option.name}' of {name}", ""
     path, value = _follow(error["loc"], values)
-    where = f"'{option.name}' of {name}"
-    if error["type"].endswith("_type") or error["type"].endswith("_parsing") or path != tuple(error["loc"]):
-        whole = path if path == tuple(error["loc"]) and len(path) > 1 else (option.name,)
-        if len(whole) == 1:
-            return whole, f"{where}: expected {describe(option.type)}, got {_shown(values[option.name])}"
-        return whole, f"{where}: {_said(error)}, got {_shown(value)}"
-    if error["type"] == "literal_error":
+    inside_union = path != tuple(error["loc"])
+    if inside_union or (len(path) == 1 and error["type"].endswith("_type")):
+        path, value, expected = (option.name,), values[option.name], f"expected {describe(option.type)}"
+    elif error["type"] == "literal_error":
+        expected = f"expected {error['ctx']['expected']}"
         words = [arg for kind in _layers(option.type) if get_origin(kind) is Literal for arg in get_args(kind)]
-        hint = nearest(value, words) if isinstance(value, str) and all(isinstance(w, str) for w in words) else ""
-        expected = f"expected {error['ctx']['expected']}, got {_shown(value)}"
-        return path, f"{where}: {expected}{hint if 'mean' in hint else ''}"
-    return path, f"{where}: {_said(error)}, got {_shown(value)}"
+        close = nearest(value, [word for word in words if isinstance(word, str)]) if isinstance(value, str) else ""
+        hint = close if "did you mean" in close else ""
+    else:
+        expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    return OptionMistake(path, f"{where}: {expected}, got {_shown(value)}{hint}", "wrong", option.name)
 
 
 def _follow(loc: tuple[str | int, ...], values: Any) -> tuple[tuple[str | int, ...], Any]:
@@ -192,11 +199,6 @@ def _follow(loc: tuple[str | int, ...], values: Any) -> tuple[tuple[str | int, .
             break
         path, values = (*path, step), values[step]
     return path, values
-
-
-def _said(error: Mapping[str, Any]) -> str:
-    message = error["msg"].removeprefix("Value error, ")
-    return message.replace("Input should be", "expected", 1)
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,8 @@
+"""YAML in, checked Recipe out: profiles, overrides, and every mistake at once with its line."""
+
+from .loading import load
+from .mistakes import Mistake, Place, RecipeError
+from .nodes import dump
+from .recipe import Recipe
+
+__all__ = ["Mistake", "Place", "Recipe", "RecipeError", "dump", "load"]
