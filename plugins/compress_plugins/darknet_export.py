@@ -31,7 +31,8 @@ class DarknetExporter(Exporter):
             raise CompressError(
                 f"export darknet: a {type(model).__name__} is not built from a cfg; expected the architecture 'darknet'"
             )
-        if any(module.training for module in model.modules()):
+        acting = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Dropout)
+        if any(module.training for module in model.modules() if isinstance(module, acting)):
             raise CompressError("export darknet: the network is in train mode; call .eval() first")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".darknet-", dir=folder) as beside:

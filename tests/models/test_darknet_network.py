@@ -66,8 +66,8 @@ def test_shipped_cfgs_give_one_raw_map_a_head(name: str, classes: int, size: tup
         assert head.classes == classes
         assert map_.shape[1] == len(head.anchors) * (5 + classes)
         assert map_.shape[2] * size[1] == map_.shape[3] * size[0]  # one stride for both axes
-    trained = [layer.conv.out_channels for layer in model.layers if hasattr(layer, "norm")]
-    assert all(filters % 8 == 0 and filters >= 8 for filters in trained)
+    norms = [module.num_features for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(filters % 8 == 0 and filters >= 8 for filters in norms)
     larger = model(torch.rand(1, 3, 2 * size[0], 2 * size[1]))
     assert [m.shape[2] for m in larger] == [2 * m.shape[2] for m in maps]
 
@@ -152,4 +152,5 @@ anchors=1,2, 3,4, 5,6
 classes=1
 """
     model = Darknet(resize(parse_cfg(text), 1, (32, 32), 0.5))
-    assert [(c.conv.groups, c.conv.out_channels) for c in list(model.layers)[:3]] == [(1, 16), (16, 16), (1, 18)]
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert [(conv.groups, conv.out_channels) for conv in convs] == [(1, 16), (16, 16), (1, 18)]

@@ -16,7 +16,11 @@ def describe(model: Darknet) -> tuple[Section, ...]:
     """
     sections = [model.net]
     for section, layer in zip(model.sections, model.layers, strict=True):
-        sections.append(_as_it_is(section, layer) if isinstance(layer, Convolutional) else section)
+        if isinstance(layer, Convolutional):
+            section = _as_it_is(section, layer)
+        elif section.kind == "yolo":
+            section = _said_aloud(section)
+        sections.append(section)
     for section, layer, twin in zip(sections[1:], model.layers, Darknet(sections).layers, strict=True):
         if isinstance(layer, Convolutional) and isinstance(twin, Convolutional):
             _check_same(section, layer, twin)
@@ -26,11 +30,19 @@ def describe(model: Darknet) -> tuple[Section, ...]:
 def _as_it_is(section: Section, layer: Convolutional) -> Section:
     now = {
         "filters": layer.conv.weight.shape[0],
+        "size": section.integer("size", 1),  # said aloud: OpenCV has no default for it
         "groups": layer.conv.groups,
         "batch_normalize": int(norm_of(layer) is not None),
     }
-    defaults = {"filters": 1, "groups": 1, "batch_normalize": 0}
+    defaults = {"filters": 0, "size": 0, "groups": 1, "batch_normalize": 0}
     return section.revised(**{key: value for key, value in now.items() if section.integer(key, defaults[key]) != value})
+
+
+def _said_aloud(section: Section) -> Section:
+    """The [yolo] section with the keys that other readers have another default for, or none."""
+    pairs = len(section.numbers("anchors")) // 2
+    every = {"mask": ",".join(str(k) for k in range(pairs)), "num": pairs, "classes": 20}
+    return section.revised(**{key: value for key, value in every.items() if key not in section.options})
 
 
 def _check_same(section: Section, layer: Convolutional, twin: Convolutional) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .cfg import Section
@@ -44,7 +45,7 @@ def _with_anchors(section: Section, scale: tuple[float, float]) -> Section:
 def _with_width(section: Section, width: float) -> Section:
     filters = section.integer("filters", at_least=1)
     groups = section.integer("groups", 1, at_least=1)
-    scaled = max(8, 8 * round(filters * width / 8))
+    scaled = max(8, 8 * math.floor(filters * width / 8 + 0.5))
     if groups > 1 and groups == filters:  # depthwise stays depthwise
         return section.revised(filters=scaled, groups=scaled)
     return section.revised(filters=scaled)
