@@ -137,8 +137,8 @@ def test_truths_that_want_one_slot_all_get_one() -> None:
     images, targets = torch.zeros(1, 3, *size), [target(boxes, [i % 2 for i in range(9)])]
     model = Fixed(nine, blank(nine, 1, size))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
-    for step in range(500):
-        optimizer.param_groups[0]["lr"] = 0.3 * 0.98 ** max(step - 150, 0)
+    for step in range(250):
+        optimizer.param_groups[0]["lr"] = 0.5 * 0.96 ** max(step - 100, 0)
         optimizer.zero_grad()
         parts = YOLOv3(extra_iou=1.0).loss(model, images, targets)
         parts["loss"].backward()

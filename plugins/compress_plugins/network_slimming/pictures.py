@@ -14,9 +14,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-MOST_POINTS = 200
+MOST_POINTS = 120
 """Records drawn along a line; more would only make the file larger."""
-MOST_LINES = 64
+MOST_LINES = 32
 """Channels, or epochs, drawn in one picture, spread evenly over all."""
 INK, GRID, ACCENT = "#3d4451", "#e3e6ea", "#3a6ea5"
 DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.2, 1, 64)))
