@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import CompressError, ExpectationError, VerificationError, nearest
-    from .graph.graph import Frozen, Group, Link, Member
+    from .graph.graph import Cost, DependencyGraph, Frozen, Group, Link, Member
+    from .graph.trace import trace
     from .hookspecs import hookimpl
     from .options import Plugin
+    from .pruning.apply import Pruned, apply, prune
+    from .pruning.artifact import load, save
     from .pruning.criteria import Criterion, Part
     from .pruning.plan import Plan
     from .pruning.policy import GroupPolicy
+    from .pruning.selection import plan
+    from .pruning.verify import Verification
     from .stages.exporter import Exporter
     from .training.architecture import Architecture
     from .training.dataset import Data, Dataset, Split
@@ -25,9 +30,11 @@ __all__ = [
     "Architecture",
     "Attached",
     "CompressError",
+    "Cost",
     "Criterion",
     "Data",
     "Dataset",
+    "DependencyGraph",
     "Evaluation",
     "ExpectationError",
     "Exporter",
@@ -39,13 +46,21 @@ __all__ = [
     "Part",
     "Plan",
     "Plugin",
+    "Pruned",
     "Regularizer",
     "Sparsifier",
     "Split",
     "Task",
+    "Verification",
     "VerificationError",
+    "apply",
     "hookimpl",
+    "load",
     "nearest",
+    "plan",
+    "prune",
+    "save",
+    "trace",
 ]
 
 _HOMES = (  # where the names live, lightest first
@@ -62,6 +77,11 @@ _HOMES = (  # where the names live, lightest first
     "training.regularizers",
     "training.task",
     "training.sparsifier",
+    "graph.trace",
+    "pruning.selection",
+    "pruning.verify",
+    "pruning.artifact",
+    "pruning.apply",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..labels import Labels, Layout
+from ..labels import Array, Labels, Layout
 from ..tape import Call, Value
 from .reduce import freeze_along
 from .table import rule
@@ -19,6 +19,10 @@ def batch_norm(call: Call, labels: Labels) -> list[Layout]:
             labels.role(vector, 0, "norm")
             _tie(x, dim, vector, labels, call)
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
+
+
+def _own(vector: object, labels: Labels) -> Array | None:
+    return labels.along(vector, 0) if isinstance(vector, Value) else None
 
 
 def _tie(x: Value, dim: int, vector: Value, labels: Labels, call: Call) -> None:
@@ -43,7 +47,7 @@ def group_norm(call: Call, labels: Labels) -> list[Layout]:
     channels = labels.along(x, 1)
     if channels is None:
         return [()] * len(call.outs)
-    labels.reduces([(0, 1, channels), (-1, 1, channels)])
+    labels.reduces([(0, 1, channels), (1, 0, _own(weight, labels)), (2, 0, _own(bias, labels)), (-1, 1, channels)])
     rows = channels.reshape(groups, -1)  # (C,) -> (G, C / G)
     written = None
     if call.python is not None:
@@ -78,7 +82,8 @@ def layer_norm(call: Call, labels: Labels) -> list[Layout]:
     for dim in range(first, len(x.shape)):
         found = labels.along(x, dim)
         if found is not None:
-            labels.reduces([(0, dim, found), (-1, dim, found)])
+            scales = [(k, dim - first, labels.along(v, dim - first)) for k, v in ((2, weight), (3, bias)) if isinstance(v, Value)]
+            labels.reduces([(0, dim, found), *scales, (-1, dim, found)])
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 
 
@@ -97,7 +102,7 @@ def rms_norm(call: Call, labels: Labels) -> list[Layout]:
             elif its is not None:
                 labels.pin(its, f"{call.where} normalises values that are not channels of this network")
         if found is not None:
-            labels.reduces([(0, first + dim, found), (-1, first + dim, found)])
+            labels.reduces([(0, first + dim, found), (2, dim, _own(weight, labels)), (-1, first + dim, found)])
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 
 

@@ -1,0 +1,154 @@
+"""Model, graph and plan in, a verified smaller model out - or the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from ..errors import CompressError, VerificationError
+from ..graph.graph import Cost, DependencyGraph, Frozen
+from ..graph.labels import Array
+from ..graph.tape import named_tensors
+from ..graph.trace import trace
+from .plan import Plan
+from .replay import Blame
+from .selection import plan as make_plan
+from .surgery import Conflict, Edits, cut, edits
+from .verify import Verification, verify as compare
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A cut network and everything about how it came to be.
+
+    model: the new network. frozen: group name -> why it stayed whole (rule, policy or verification). before, after:
+    parameters and multiply-adds. verification: None where it was not asked for. names: the original's parameters, in order.
+    """
+
+    model: nn.Module
+    plan: Plan
+    edits: Edits
+    frozen: Mapping[str, Frozen]
+    before: Cost
+    after: Cost
+    verification: Verification | None
+    example_inputs: Any
+    names: tuple[str, ...] = ()
+
+    def remap(self, state_dict: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The surviving indices of anything shaped like the original's state: EMA weights, statistics, optimiser state.
+
+        names: the parameters' order in an optimiser's state, if it is not the model's own.
+        """
+        from .remap import remap
+
+        return remap(self.edits, state_dict, list(names) if names is not None else list(self.names))
+
+    def __str__(self) -> str:
+        share = 1 - self.after.params / max(self.before.params, 1), 1 - self.after.macs / max(self.before.macs, 1)
+        verified = "not verified" if self.verification is None else str(self.verification)
+        return (
+            f"parameters {self.before.params:,} -> {self.after.params:,} (-{share[0]:.1%}), "
+            f"multiply-adds {self.before.macs:,} -> {self.after.macs:,} (-{share[1]:.1%}); {verified}"
+        )
+
+
+def apply(
+    model: nn.Module,
+    graph: DependencyGraph,
+    plan: Plan,
+    verify: bool = True,
+    compensate: str | None = None,
+) -> Pruned:
+    """Cut a copy of the model as planned and prove that it computes what the masked original does.
+
+    Where code or verification stands in the way, the groups to blame are frozen, named in `.frozen`, and the cut is made
+    again without them. compensate: "fold" gives back the constants that removed channels added (see compensation.py);
+    it comes after verification, which is about the cut. Raises VerificationError where no freezing helps; the given
+    model is never changed.
+    """
+    check_shapes(model, graph)
+    before = graph.cost()
+    graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in plan.frozen.items()})
+    result, verification = None, None
+    for _ in range(len(plan.removed) + 1):
+        try:
+            result = edits(graph, plan, model)
+        except Conflict as conflict:
+            plan, graph = _without(plan, graph, conflict.labels, conflict.reason, by="rule")
+            continue
+        if not verify:
+            break
+        verification, blame = compare(model, graph, plan, result)
+        if blame is None:
+            break
+        plan, graph = _blame(plan, graph, blame)
+    else:
+        raise VerificationError(f"{type(model).__name__} cannot be cut as planned, whatever is frozen; this is a bug in compress")
+    assert result is not None
+    new = cut(model, result)
+    if compensate is not None:
+        from .compensation import make_compensation
+
+        new = make_compensation(compensate).compensate(model, new, graph, plan, result)
+    frozen = {group.name: group.frozen for group in graph.groups if group.frozen is not None}
+    after = replace(graph.cost(plan), params=sum(p.numel() for p in new.parameters()))
+    names = tuple(name for name, _ in model.named_parameters())
+    return Pruned(new, plan, result, frozen, before, after, verification, graph.example_inputs, names)
+
+
+def check_shapes(model: nn.Module, graph: DependencyGraph) -> None:
+    """Raises CompressError where the graph was traced from another network than the model."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    if shapes != dict(graph.shapes):
+        different = next(n for n in {**graph.shapes, **shapes} if shapes.get(n) != graph.shapes.get(n))
+        raise CompressError(
+            f"the graph is not this model's: '{different}' is {shapes.get(different)} here and "
+            f"{graph.shapes.get(different)} in the graph; trace the model again"
+        )
+
+
+def _blame(plan: Plan, graph: DependencyGraph, blame: Blame) -> tuple[Plan, DependencyGraph]:
+    labels = np.concatenate(blame.step.touched) if blame.step and blame.step.touched else np.zeros(0, dtype=np.int64)
+    return _without(plan, graph, labels, blame.what, by="verification")
+
+
+def _without(
+    plan: Plan, graph: DependencyGraph, labels: Array, reason: str, by: Literal["rule", "verification"]
+) -> tuple[Plan, DependencyGraph]:
+    """The plan without the groups that these labels belong to (all, where none of them is cut), and with what is linked."""
+    units = graph.unit_of_label[labels]
+    names = {
+        name
+        for name in plan.removed
+        if ((units >= graph.start(name)) & (units < graph.start(name) + graph[name].size)).any()
+    } or set(plan.removed)
+    grew = True
+    while grew:
+        linked = {name for g in names for link in graph[g].links for name, _ in link.slots} & set(plan.removed)
+        grew = not linked <= names
+        names |= linked
+    left = {name: removed for name, removed in plan.removed.items() if name not in names}
+    return replace(plan, removed=left), graph.freeze({name: Frozen(reason, by=by) for name in names})
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    criterion: Any = "l2",
+    ratio: float | None = None,
+    scope: Literal["local", "global"] = "local",
+    heads: Literal["whole", "inside"] = "whole",
+    groups: Literal["whole", "inside"] = "whole",
+    verify: bool = True,
+    compensate: str | None = None,
+    **options: Any,
+) -> Pruned:
+    """trace, plan and apply in one call. `options` are `plan`'s; see there. Returns a verified, smaller network."""
+    graph = trace(model, example_inputs, heads=heads, groups=groups)
+    plan = make_plan(graph, criterion=criterion, ratio=ratio, scope=scope, **options)
+    return apply(model, graph, plan, verify=verify, compensate=compensate)

@@ -1,0 +1,216 @@
+"""The original with every removed unit masked, and both networks in lockstep: what verification runs and compares."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..graph.graph import DependencyGraph, Step
+from ..graph.labels import Array
+from ..graph.tape import call_model, collect_tensors, named_tensors, plain_math
+from .surgery import Edits, surviving_index
+
+
+def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model in eval mode with some tensors replaced; other parameters are shared, other buffers copied."""
+    memo: dict[int, Any] = {}
+    for name, tensor in named_tensors(model).items():
+        replacement = replacements.get(name)
+        if isinstance(tensor, nn.Parameter):
+            replacement = tensor.detach() if replacement is None else replacement
+            memo[id(tensor)] = nn.Parameter(replacement, requires_grad=False)
+        else:
+            memo[id(tensor)] = tensor.clone() if replacement is None else replacement
+    return copy.deepcopy(model, memo).eval()
+
+
+def mask(model: nn.Module, edits: Edits) -> nn.Module:
+    """The model with every element of a parameter that a cut removes set to zero. Buffers are left as they are."""
+    tensors = named_tensors(model)
+    masked = {}
+    for name, by_dim in edits.select.items():
+        tensor = tensors[name]
+        if not isinstance(tensor, nn.Parameter):
+            continue
+        kept = tensor.detach().clone()
+        for dim, index in by_dim.items():
+            gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
+            gone[torch.as_tensor(index)] = False
+            kept.index_fill_(dim, gone.nonzero().flatten().to(kept.device), 0)
+        masked[name] = kept
+    return copy_with(model, masked)
+
+
+def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int = 0) -> nn.Module:
+    """A copy with random parameters and norm statistics, whatever the real ones are: what zero weights hide shows here.
+
+    Matrices and kernels: normal with standard deviation gain / sqrt(fan-in). Scales of norms: uniform in [0.5, 1.5];
+    running variances too. Everything else: normal with standard deviation 0.1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    random = {}
+    for name, tensor in named_tensors(model).items():
+        if not tensor.is_floating_point():
+            continue
+        shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
+        if leaf == "running_var" or (roles.get(name) == "norm" and leaf == "weight"):
+            fresh = torch.rand(shape, generator=generator) + 0.5
+        elif tensor.dim() > 1:
+            fan_in = max(tensor.numel() // tensor.shape[0], 1)
+            fresh = torch.randn(shape, generator=generator) * (gain / fan_in**0.5)
+        elif isinstance(tensor, nn.Parameter) or leaf == "running_mean":
+            fresh = torch.randn(shape, generator=generator) * 0.1
+        else:
+            continue  # a constant of the code (an image mean, a frequency table)
+        random[name] = fresh.to(tensor.device, tensor.dtype)
+    return copy_with(model, random)
+
+
+class MaskedRun(TorchDispatchMode):
+    """Runs the ops that reduce or normalise over channels on the survivors, so that masked channels do not take part.
+
+    Calls are matched to the graph's steps by op name and order. kept: per call (its name, outputs), if asked for.
+    """
+
+    def __init__(self, graph: DependencyGraph, alive: Array, keep: bool = False) -> None:
+        super().__init__()
+        self.graph, self.alive = graph, alive
+        self.steps = number_steps(graph)
+        self.seen: Counter[str] = Counter()
+        self.kept: list[tuple[str, int, tuple[Tensor, ...]]] | None = [] if keep else None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.split("::")[-1]
+        number = self.seen[name]
+        self.seen[name] += 1
+        step = self.steps.get((name, number))
+        narrowed = step is not None and any(not self.alive[labels].all() for _, _, labels in step.reducers)
+        if narrowed:
+            assert step is not None
+            result = self._on_survivors(func, step, list(args), kwargs or {})
+        else:
+            result = func(*args, **(kwargs or {}))
+        if self.kept is not None:
+            self.kept.append((name, number, tuple(t.clone() for t in collect_tensors(result))))
+        return result
+
+    def _on_survivors(self, func: Any, step: Step, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
+        full: dict[int, tuple[int, np.ndarray, int]] = {}
+        for position, dim, labels in step.reducers:
+            index = np.flatnonzero(self.alive[labels])
+            if position < 0:
+                full[-1 - position] = (dim, index, len(labels))
+            elif isinstance(args[position], Tensor):
+                there = torch.as_tensor(index, device=args[position].device)
+                args[position] = args[position].index_select(dim, there)
+        if step.op == "native_layer_norm" or step.op == "_fused_rms_norm":
+            args[1] = list(args[0].shape[len(args[0].shape) - len(args[1]) :])
+        if step.op == "native_group_norm":
+            args[:7] = _narrow_group_norm(args, self.graph.options.get("groups", "whole"))
+        result = func(*args, **kwargs)
+        outs = list(result) if isinstance(result, (tuple, list)) else [result]
+        for k, (dim, index, n) in full.items():
+            shape = list(outs[k].shape)
+            shape[dim] = n
+            wide = outs[k].new_zeros(shape)
+            outs[k] = wide.index_copy(dim, torch.as_tensor(index, device=wide.device), outs[k])
+        return tuple(outs) if isinstance(result, (tuple, list)) else outs[0]
+
+
+def _narrow_group_norm(args: list[Any], option: str) -> list[Any]:
+    """native_group_norm(x, weight, bias, N, C, HxW, groups) for fewer channels: whole groups went, or all are narrower."""
+    x, weight, bias, n, channels, space, groups = args[:7]
+    left = x.shape[1]
+    whole = groups == channels or (option == "whole" and groups != 1)
+    return [x.contiguous(), weight, bias, n, left, space, groups * left // channels if whole else groups]
+
+
+def number_steps(graph: DependencyGraph) -> dict[tuple[str, int], Step]:
+    """(op, how many of that op came before) -> step."""
+    seen: Counter[str] = Counter()
+    numbered = {}
+    for step in graph.steps:
+        numbered[step.op, seen[step.op]] = step
+        seen[step.op] += 1
+    return numbered
+
+
+def run(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """The model's output tensors, in order."""
+    with plain_math():
+        return collect_tensors(call_model(model, inputs))
+
+
+def run_masked(model: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array) -> list[Tensor]:
+    """The masked model's output tensors; plain where no op reduces over cut channels."""
+    needed = any(not alive[labels].all() for step in graph.steps for _, _, labels in step.reducers)
+    if not needed:
+        return run(model, inputs)
+    with plain_math(), MaskedRun(graph, alive):
+        return collect_tensors(call_model(model, inputs))
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The first op whose result differs between cut and masked network; step is None where no recorded op matches."""
+
+    step: Step | None
+    what: str
+
+
+def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array) -> Blame:
+    """Run both networks and compare op by op: the cut one's result must be the masked one's survivors."""
+    reference = MaskedRun(graph, alive, keep=True)
+    with plain_math(), reference:
+        call_model(masked, inputs)
+    follower = MaskedRun(graph, np.ones_like(alive), keep=True)
+    failure = None
+    try:
+        with plain_math(), follower:
+            call_model(cut, inputs)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    assert reference.kept is not None and follower.kept is not None
+    last: Step | None = None
+    for (name, number, expected), (other, _, found) in zip(reference.kept, follower.kept, strict=False):
+        step = reference.steps.get((name, number))
+        last = step or last
+        if name != other:
+            return Blame(step or last, f"the cut network calls aten.{other} where the original calls aten.{name}")
+        if step is None or len(step.outs) != len(expected):
+            continue
+        for (shape, layout), want, have in zip(step.outs, expected, found, strict=True):
+            if tuple(want.shape) != tuple(shape):
+                continue  # recorded on another batch
+            for dim in range(want.dim()):
+                index = surviving_index(shape, layout, dim, alive)
+                if index is not None:
+                    want = want.index_select(dim, torch.as_tensor(index, device=want.device))
+            if want.shape != have.shape:
+                return Blame(step, f"{step} gives the shape {tuple(have.shape)}, not {tuple(want.shape)}")
+            if want.is_floating_point() and difference(want, have)[1] > 1e-8:
+                return Blame(step, f"{step} gives other values")
+    if failure is not None:
+        k = len(follower.kept)
+        after = reference.kept[k][:2] if k < len(reference.kept) else None
+        return Blame(reference.steps.get(after, last) if after else last, f"the cut network fails: {failure}")
+    return Blame(last, "the outputs differ")
+
+
+def difference(want: Tensor, have: Tensor) -> tuple[float, float]:
+    """Largest absolute difference, and the same relative to the largest |want|; infinite where not finite."""
+    if want.shape != have.shape or not (torch.isfinite(want).all() and torch.isfinite(have).all()):
+        return float("inf"), float("inf")
+    if want.numel() == 0:
+        return 0.0, 0.0
+    gap = float((want.double() - have.double()).abs().max())
+    scale = float(want.double().abs().max())
+    return gap, gap / scale if scale > 0 else (0.0 if gap == 0 else float("inf"))

@@ -1,0 +1,213 @@
+"""A plan in, a smaller copy of the model out: pure index selection, and the modules' integers brought into line."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import CompressError
+from ..graph.graph import DependencyGraph
+from ..graph.ints import Attribute, Size, evaluate, leaves
+from ..graph.labels import Array, Layout, Need
+from ..graph.tape import named_tensors
+from .plan import Plan
+
+
+class Conflict(Exception):
+    """An integer of the code cannot follow the plan. labels: what must stay for it; reason: one sentence."""
+
+    def __init__(self, labels: Array, reason: str) -> None:
+        super().__init__(reason)
+        self.labels = labels
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Everything that turns the original model into the cut one, as plain data.
+
+    select: parameter or buffer -> {dim: (k,) int64 positions that survive}. attributes: module path -> {name: value},
+    the integers (or tuples, lists, dicts of integers) that change. shapes: of the original's parameters and buffers.
+    """
+
+    select: Mapping[str, Mapping[int, np.ndarray]]
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def edits(graph: DependencyGraph, plan: Plan, model: nn.Module) -> Edits:
+    """What a plan means for a model: which indices survive, which integers change.
+
+    Raises Conflict where the code's integers cannot follow.
+    """
+    alive = graph.alive_labels(graph.alive(plan))
+    select: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for (name, dim), place in graph.places.items():
+        survives = alive[place]
+        if not survives.all():
+            select[name][dim] = np.flatnonzero(survives)
+    attributes = _solve(graph, alive)
+    values: dict[str, dict[str, Any]] = defaultdict(dict)
+    modules = dict(model.named_modules())
+    for attribute, value in attributes.items():
+        mine = values[attribute.module]
+        if attribute.key is None:
+            mine[attribute.name] = value
+        else:
+            whole = mine.get(attribute.name, getattr(modules[attribute.module], attribute.name))
+            mine[attribute.name] = _replace_item(whole, attribute.key, value)
+    return Edits(dict(select), dict(values), dict(graph.shapes))
+
+
+def _replace_item(whole: Any, key: Any, value: int) -> Any:
+    changed = dict(whole) if isinstance(whole, dict) else list(whole)
+    changed[key] = value
+    return tuple(changed) if isinstance(whole, tuple) else changed
+
+
+def _solve(graph: DependencyGraph, alive: Array) -> dict[Attribute, int]:
+    """New values of the attributes, so that every expression the code wrote evaluates to what survives."""
+
+    def target(need: Need) -> int:
+        return need.value if need.labels is None else int(alive[need.labels].sum())
+
+    solved: dict[Attribute, int] = {}
+
+    def lookup(leaf: Attribute | Size) -> int:
+        if isinstance(leaf, Attribute):
+            return solved.get(leaf, graph.attributes[leaf])
+        shape, layout = graph.sizes[leaf.value]
+        return surviving_size(shape, layout, leaf.dim, alive)
+
+    unmet = [need for need in graph.needs if _value(need, lookup) != target(need)]
+    users: dict[Attribute, list[Need]] = defaultdict(list)
+    for need in graph.needs:
+        for leaf in leaves(need.expression):
+            if isinstance(leaf, Attribute):
+                users[leaf].append(need)
+    for need in unmet:
+        if _value(need, lookup) == target(need):
+            continue
+        for leaf in dict.fromkeys(leaf for leaf in leaves(need.expression) if isinstance(leaf, Attribute)):
+            if leaf not in solved and _fit(leaf, need, target(need), solved, graph, lookup):
+                break
+        else:
+            raise Conflict(
+                _labels_of(need), f"{need.where} writes a size that cannot become {target(need)} by changing an attribute"
+            )
+    for need in graph.needs:
+        if _value(need, lookup) != target(need):
+            raise Conflict(
+                _labels_of(need), f"{need.where} writes the size {need.value} with an attribute that has other users"
+            )
+    return {leaf: value for leaf, value in solved.items() if value != graph.attributes[leaf]}
+
+
+def _labels_of(need: Need) -> Array:
+    return np.zeros(0, dtype=np.int64) if need.labels is None else need.labels
+
+
+def _value(need: Need, lookup: Any) -> int | None:
+    try:
+        return evaluate(need.expression, lookup)
+    except ZeroDivisionError:
+        return None
+
+
+def _fit(
+    leaf: Attribute, need: Need, target: int, solved: dict[Attribute, int], graph: DependencyGraph, lookup: Any
+) -> bool:
+    """Find the value of one attribute that meets one need; the smallest change first."""
+    before = graph.attributes[leaf]
+    for value in sorted(range(max(before, target) + 1), key=lambda v: abs(v - before * target // max(need.value, 1))):
+        solved[leaf] = value
+        if _value(need, lookup) == target:
+            return True
+    del solved[leaf]
+    return False
+
+
+def surviving_size(shape: tuple[int, ...], layout: Layout, dim: int, alive: Array) -> int:
+    """The size of one dimension of a value after the cut."""
+    index = surviving_index(shape, layout, dim, alive)
+    return shape[dim] if index is None else len(index)
+
+
+def surviving_index(shape: tuple[int, ...], layout: Layout, dim: int, alive: Array) -> np.ndarray | None:
+    """Which positions of one dimension of a value survive, or None: all. Of a block: the rows that are not empty."""
+    for block in layout:
+        if dim in block.dims:
+            survives = alive[block.labels]
+            axis = block.dims.index(dim)
+            others = tuple(i for i in range(survives.ndim) if i != axis)
+            return np.flatnonzero(survives.any(axis=others) if others else survives)
+    return None
+
+
+def cut(model: nn.Module, edits: Edits) -> nn.Module:
+    """A new, smaller model: the given one is neither changed nor shared with.
+
+    Raises CompressError where the model does not have the parameters that the edits name, or other shapes.
+    """
+    tensors = named_tensors(model)
+    memo: dict[int, Any] = {}
+    for name, by_dim in edits.select.items():
+        if name not in tensors:
+            raise CompressError(f"{type(model).__name__} has no parameter or buffer '{name}', which the edits cut")
+        tensor = tensors[name]
+        expected = edits.shapes.get(name)
+        if expected is not None and tuple(tensor.shape) != tuple(expected):
+            raise CompressError(
+                f"'{name}' has the shape {tuple(tensor.shape)}; the edits were made for {tuple(expected)}"
+            )
+        smaller = select(tensor, by_dim)
+        if isinstance(tensor, nn.Parameter):
+            smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = smaller
+    new = copy.deepcopy(model, memo)
+    modules = dict(new.named_modules())
+    for path, values in edits.attributes.items():
+        for name, value in values.items():
+            setattr(modules[path], name, value)
+    for module in new.modules():
+        bring_into_line(module)
+    return new
+
+
+def select(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:
+    """The elements whose positions survive in every dimension; a new tensor in the same memory format and dtype."""
+    with torch.no_grad():
+        smaller = tensor.detach()
+        for dim, index in by_dim.items():
+            smaller = smaller.index_select(dim, torch.as_tensor(index, device=tensor.device))
+        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+            smaller = smaller.contiguous(memory_format=torch.channels_last)
+        return smaller
+
+
+def bring_into_line(module: nn.Module) -> None:
+    """Set the integers of known layer types to their parameters' shapes; they describe, no forward depends on them
+    (layer norm's `normalized_shape` excepted)."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
+        wide, narrow = weight.shape[0], weight.shape[1] * module.groups
+        module.out_channels, module.in_channels = (weight.shape[1] * module.groups, wide) if module.transposed else (wide, narrow)
+    elif isinstance(module, nn.Linear) and isinstance(weight, Tensor):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, (nn.modules.batchnorm._NormBase,)):
+        first: Any = next((t for t in (weight, getattr(module, "running_mean", None)) if isinstance(t, Tensor)), None)
+        if first is not None:
+            module.num_features = first.shape[0]
+    elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
+        module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
+        module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.Embedding) and isinstance(weight, Tensor):
+        module.num_embeddings, module.embedding_dim = weight.shape

@@ -1,0 +1,133 @@
+"""Cut network and masked network in, proof that they compute the same - or the groups to blame - out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CompressError
+from ..graph.graph import DependencyGraph
+from ..graph.tape import map_tensors, named_tensors
+from .plan import Plan
+from .replay import Blame, difference, find_difference, mask, randomise, run, run_masked
+from .surgery import Edits, cut
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+"""Largest difference, relative to the largest output, that rounding explains; above float32's, float64 decides."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the cut network is from the masked one.
+
+    max_abs, rel: largest difference on the real weights, absolute and relative to the largest output; randomised_rel:
+    the same on random weights. tolerance: what `rel` had to stay below, for `dtype`.
+    """
+
+    passed: bool
+    max_abs: float
+    rel: float
+    tolerance: float
+    dtype: str
+    randomised_rel: float
+
+    def __str__(self) -> str:
+        word = "equal to the masked network" if self.passed else "NOT equal to the masked network"
+        return (
+            f"{word}: relative difference {self.rel:.1e} on its weights, {self.randomised_rel:.1e} on random weights "
+            f"(tolerance {self.tolerance:.0e}, {self.dtype})"
+        )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    max_abs: float
+    rel: float
+    dtype: torch.dtype
+    blame: Blame | None
+
+
+def verify(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> tuple[Verification, Blame | None]:
+    """Compare cut and masked network, first with random parameters and norm statistics, then with the real ones.
+
+    Returns what was measured and, where they differ, the first op that does. Raises CompressError for a model on the
+    meta device, which holds no values.
+    """
+    if any(tensor.is_meta for tensor in named_tensors(model).values()):
+        raise CompressError("a model on the meta device holds no values to verify; load its weights, or pass verify=False")
+    roles = {name: role for (name, _), role in _roles(graph).items()}
+    randomised = None
+    for gain in (1.4, 0.7, 0.2):
+        randomised = _compare(randomise(model, roles, gain), graph, plan, edits)
+        if randomised is not None:
+            break
+    if randomised is None:
+        raise CompressError(
+            f"{type(model).__name__} gives no finite output with random weights, so nothing can be verified; "
+            "pass verify=False to go on without"
+        )
+    real = None if randomised.blame else _compare(model, graph, plan, edits)
+    if real is None and randomised.blame is None:
+        raise CompressError(f"{type(model).__name__} gives no finite output with its own weights; are they loaded?")
+    last = real or randomised
+    passed = randomised.blame is None and last.blame is None
+    measured = Verification(
+        passed,
+        last.max_abs,
+        last.rel,
+        TOLERANCE[last.dtype],
+        str(last.dtype).removeprefix("torch."),
+        randomised.rel,
+    )
+    return measured, randomised.blame or last.blame
+
+
+def _roles(graph: DependencyGraph) -> dict[tuple[str, int], str]:
+    return {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
+
+
+def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> _Comparison | None:
+    """Both networks in float32; where that leaves doubt, in float64. None where the masked network is not finite."""
+    alive = graph.alive_labels(graph.alive(plan))
+    result = None
+    for dtype in (torch.float32, torch.float64):
+        own = model if _all_of(model, dtype) else _in_dtype(model, dtype)
+        inputs = map_tensors(graph.example_inputs, lambda t, dtype=dtype: _random_like(t, dtype))
+        masked = mask(own, edits)
+        want = run_masked(masked, inputs, graph, alive)
+        if not all(torch.isfinite(t).all() for t in want if t.is_floating_point()):
+            return None
+        smaller = cut(own, edits).eval()
+        try:
+            have = run(smaller, inputs)
+        except Exception:  # whatever the cut network stumbles over is found and named in lockstep
+            return _Comparison(float("inf"), float("inf"), dtype, find_difference(masked, smaller, inputs, graph, alive))
+        gaps = [difference(w, h) for w, h in zip(want, have, strict=True)]
+        max_abs, rel = (max(gap[k] for gap in gaps) for k in (0, 1))
+        result = _Comparison(max_abs, rel, dtype, None)
+        if rel <= TOLERANCE[dtype]:
+            return result
+    assert result is not None
+    blame = find_difference(masked, smaller, inputs, graph, alive)
+    return _Comparison(result.max_abs, result.rel, result.dtype, blame)
+
+
+def _all_of(model: nn.Module, dtype: torch.dtype) -> bool:
+    return all(t.dtype == dtype for t in named_tensors(model).values() if t.is_floating_point())
+
+
+def _in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    from .replay import copy_with
+
+    tensors = named_tensors(model)
+    return copy_with(model, {name: t.detach().to(dtype) for name, t in tensors.items() if t.is_floating_point()})
+
+
+def _random_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniform noise in [0, 1) where the example is floating point, the example itself where it is not."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(tensor.shape, generator=generator, dtype=dtype).to(tensor.device)
