@@ -19,6 +19,7 @@ class BNGamma(Criterion):
 
     def score(self, part: Part) -> Tensor | None:
         """|gamma| of the n channels, (n,), where the place is a BatchNorm's weight; else None."""
-        if not isinstance(part.module, _BatchNorm) or part.tensor is not part.module.weight:
+        batch_norm = part.module is None or isinstance(part.module, _BatchNorm)  # None: weights without their network
+        if part.role != "norm" or not batch_norm or part.name.rpartition(".")[2] != "weight":
             return None
         return part.tensor.detach().abs()
