@@ -80,8 +80,8 @@ _HOMES = (  # where the names live, lightest first
     "graph.trace",
     "pruning.selection",
     "pruning.verify",
-    "pruning.artifact",
     "pruning.apply",
+    "pruning.artifact",
 )
 
 
