@@ -1,0 +1,127 @@
+"""A network in, a smaller one that computes what the masked one computes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..options import Uses
+from ..pruning.apply import Pruned, apply
+from ..pruning.criteria import Criterion
+from ..pruning.remap import compose
+from ..pruning.selection import plan
+from .network import Network, keep, open_network
+from .stage import Context, Stage, start_mistakes
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+
+
+class Prune(Stage):
+    """Removes the units that matter least and verifies the result; nothing is trained.
+
+    criterion: a registered name, or `{uses: name, option: value}`. How much goes is one of `ratio` (the fraction of
+    units removed: of each group for scope `local`, of all for `global`), `keep_macs` and `keep_params` (up to 1 the
+    fraction kept, above how many). round_to: resulting sizes are multiples of it. min_keep: units left in each group.
+    compensate: `fold` adds the constants that removed channels still gave to what follows. ignore: patterns of group
+    names that stay whole, beside what the policy keeps. heads, groups: whether attention loses `whole` heads or is cut
+    `inside` all of them, and grouped convolutions likewise. calibration: batches of training images for a criterion
+    that needs gradients. start: `previous`, `fresh` or an earlier stage's id.
+    """
+
+    name = "prune"
+    leaves_network: ClassVar[bool] = True
+    role: ClassVar[str | None] = "pruned"
+
+    criterion: Annotated[str | dict[str, Any], Uses("criteria")] = "l2"
+    scope: Literal["local", "global"] = "local"
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
+    keep_macs: Annotated[float, Field(gt=0)] | None = None
+    keep_params: Annotated[float, Field(gt=0)] | None = None
+    round_to: Annotated[int, Field(ge=1)] = 1
+    min_keep: Annotated[int, Field(ge=1)] = 1
+    compensate: Literal["fold"] | None = None
+    ignore: list[str] = field(default_factory=list)
+    heads: Literal["whole", "inside"] = "whole"
+    groups: Literal["whole", "inside"] = "whole"
+    calibration: Annotated[int, Field(ge=1)] = 8
+    start: str = "previous"
+
+    def run(self, context: Context) -> Mapping[str, Any]:
+        from ..graph.trace import trace
+
+        network = open_network(context, self.start)
+        graph = trace(network.model, context.example(), heads=self.heads, groups=self.groups)
+        criterion = context.registry.make("criteria", self.criterion)
+        chosen = plan(
+            graph,
+            criterion=criterion,
+            ratio=self.ratio,
+            scope=self.scope,
+            keep_macs=self.keep_macs,
+            keep_params=self.keep_params,
+            round_to=self.round_to,
+            min_keep=self.min_keep,
+            ignore=tuple(self.ignore),
+            policy=context.recipe.policy,
+            **self._data(context, criterion),
+        )
+        pruned = apply(network.model, graph, chosen, compensate=self.compensate)
+        keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
+        context.progress.say(f"{context.id}: {pruned}")
+        return facts(network.model, pruned)
+
+    def _data(self, context: Context, criterion: Criterion) -> dict[str, Any]:
+        """Calibration batches and the loss, for a criterion that needs them."""
+        if not criterion.needs_gradients:
+            return {}
+        from ..training.loader import load, training_orders
+
+        split, task = context.data.train, context.recipe.task
+        orders = training_orders(len(split), 16, range(1), context.recipe.seed, context.id)[: self.calibration]
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Any]) -> Tensor:
+            return task.loss(model, *batch)["loss"]
+
+        batches = load(split, orders, seed=context.recipe.seed, stage=context.id)
+        return {"calibration": ((batch.images, batch.targets) for batch in batches), "loss": loss}
+
+    def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
+        yield from start_mistakes(self.start, earlier)
+        given = [name for name in ("ratio", "keep_macs", "keep_params") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = f"{' and '.join(given)} are given" if given else "nothing says how much goes"
+            yield given[-1] if given else "uses", f"{said}; give one of ratio, keep_macs, keep_params"
+
+
+def facts(model: nn.Module, pruned: Pruned) -> dict[str, Any]:
+    """What the report says of a cut: channels, what stayed whole and why, the verification, the cost."""
+    after, checked = dict(widths(pruned.model)), pruned.verification
+    assert checked is not None  # this stage always verifies
+    return {
+        "channels": [{"layer": n, "before": before, "after": after[n]} for n, before in widths(model)],
+        "frozen": [{"group": n, "reason": f.reason, "by": f.by} for n, f in pruned.frozen.items()],
+        "verification": {
+            "passed": checked.passed,
+            "max_abs": checked.max_abs,
+            "rel": checked.rel,
+            "tolerance": checked.tolerance,
+            "dtype": checked.dtype,
+            "randomised": {"rel": checked.randomised_rel},
+        },
+        "before": {"params": pruned.before.params, "macs": pruned.before.macs},
+        "after": {"params": pruned.after.params, "macs": pruned.after.macs},
+    }
+
+
+def widths(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Module path and output channels of every convolution and linear layer, in the network's order."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            yield name, module.weight.shape[0]
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            yield name, module.weight.shape[1] * module.groups if module.transposed else module.weight.shape[0]

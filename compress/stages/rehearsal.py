@@ -1,0 +1,62 @@
+"""A recipe and its data in, what it would cut out of an untrained network out - or what is wrong with that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ..graph.graph import Cost, DependencyGraph, Frozen
+from ..graph.trace import trace
+from ..training.progress import Progress
+from .network import build
+from .prune import Prune
+from .stage import Context
+
+if TYPE_CHECKING:
+    from ..pruning.plan import Plan
+    from ..recipes import Recipe
+    from ..training.dataset import Data
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What one prune stage would do to the untrained network."""
+
+    stage: str
+    plan: Plan
+    before: Cost
+    after: Cost
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The untrained network, its graph with the policy's groups frozen, and what each prune stage would remove.
+
+    A second prune stage is rehearsed on the whole network, as if it were the first.
+    """
+
+    model: nn.Module
+    graph: DependencyGraph
+    cuts: tuple[Rehearsed, ...]
+
+
+def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
+    """Build, trace, ask the policy and plan; nothing is trained or cut.
+
+    Raises CompressError where a selector matches nothing, a budget cannot be met or a network cannot be built.
+    """
+    context = Context("rehearsal", Path(), (), recipe, data, "cpu", Progress())
+    model, example = build(context), context.example()
+    graph = trace(model, example, rules=recipe.registry.op_rules)
+    kept = recipe.policy.freeze(graph, model) if recipe.policy else {}
+    cuts = []
+    for id_, stage in recipe.stages:
+        if isinstance(stage, Prune):
+            whole = stage.trace(model, example, recipe.registry)
+            plan = stage.plan(whole, recipe)
+            cuts.append(Rehearsed(id_, plan, whole.cost(), whole.cost(plan)))
+    graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in kept.items()})
+    return Rehearsal(model, graph, tuple(cuts))

@@ -1,0 +1,112 @@
+"""The stages that train: from scratch, sparsely, and again after a cut. One loop, one set of options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from torch import nn, optim
+
+from ..options import Uses
+from ..training.loop import CHECKPOINT, Job, train
+from ..training.optim import Settings
+from ..training.regularizers import Attached, Regularizer
+from .evaluation import assess
+from .network import Network, keep, open_network
+from .stage import Context, Stage, start_mistakes
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+
+
+class Training(Settings, Stage):
+    """Trains a network. start: `previous` (the last stage's), `fresh` (new weights), or an earlier stage's id."""
+
+    leaves_network: ClassVar[bool] = True
+
+    start: str = "previous"
+
+    def run(self, context: Context) -> Mapping[str, Any] | None:
+        network = open_network(context, self.start)
+
+        def validate(model: nn.Module) -> Mapping[str, float]:
+            return assess(context, model, self.batch_size, f"{context.id}: validation").metrics
+
+        def epoch_finished(epoch: int, metrics: dict[str, float]) -> None:
+            hook = context.registry.hook.compress_epoch_finished
+            hook(run=context.run, stage=context.id, epoch=epoch, metrics=metrics)
+
+        model = train(
+            Job(
+                stage=context.id,
+                model=network.model,
+                split=context.data.train,
+                task=context.recipe.task,
+                settings=self,
+                seed=context.recipe.seed,
+                folder=context.folder,
+                device=context.device,
+                workers=0 if context.device == "cpu" else min(8, (os.cpu_count() or 2) - 1),
+                attach=self.attaching(context),
+                validate=validate,
+                epoch_finished=epoch_finished,
+                progress=context.progress,
+            )
+        )
+        keep(context, Network(model, network.edits))
+        (context.folder / CHECKPOINT).unlink(missing_ok=True)  # the weights are safe now
+        return None
+
+    def attaching(self, context: Context) -> Attach | None:
+        """What hooks a regularizer to the optimizer; None trains without."""
+        return None
+
+    def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
+        yield from start_mistakes(self.start, earlier)
+
+
+class Attach:
+    """Traces a network, asks the policy what must stay whole, and hooks a regularizer that leaves that alone."""
+
+    def __init__(self, regularizer: Regularizer, context: Context) -> None:
+        self.regularizer, self.context = regularizer, context
+
+    def __call__(self, model: nn.Module, optimizer: optim.Optimizer) -> Attached:
+        from ..graph.trace import trace
+
+        example = self.context.example().to(next(model.parameters()).device)
+        graph = trace(model, example)
+        policy = self.context.recipe.policy
+        frozen = policy.freeze(graph, model) if policy else {}
+        return self.regularizer.attach(graph, model, optimizer, frozen)
+
+
+class Train(Training):
+    """Ordinary training; its network is the report's baseline."""
+
+    name = "train"
+    role: ClassVar[str | None] = "baseline"
+
+
+class Sparsify(Training):
+    """Training with a regularizer that drives towards zero what the recipe's policy allows to be cut.
+
+    regularizer: a registered name, or `{uses: name, option: value}`. strength: handed to it.
+    """
+
+    name = "sparsify"
+    role: ClassVar[str | None] = "sparse"
+
+    regularizer: Annotated[str | dict[str, Any], Uses("regularizers", given=("strength",))]
+    strength: float = 0.01
+
+    def attaching(self, context: Context) -> Attach | None:
+        return Attach(context.registry.make("regularizers", self.regularizer, strength=self.strength), context)
+
+
+class Finetune(Training):
+    """Training of a network that was cut, to get back what the cut cost."""
+
+    name = "finetune"
+    role: ClassVar[str | None] = "finetuned"
