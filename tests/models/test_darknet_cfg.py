@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from compress_models.darknet import Darknet, find_cfg, format_cfg, parse_cfg, read_cfg
+from compress_models.darknet import Darknet, find_cfg, format_cfg, parse_cfg, read_cfg, resize
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compress import CompressError
 
@@ -63,6 +66,8 @@ def test_reading_names_every_mistake(text: str, said: list[str]) -> None:
         (NET + "[convolutional]\nsize=3\n", "t.cfg:5: section 0 [convolutional]: 'filters=' is missing"),
         (NET + CONV + "stride=two\n", "t.cfg:9: section 0 [convolutional]: stride=two: expected a whole number"),
         (NET + CONV + "stride=0\n", "t.cfg:9: section 0 [convolutional]: stride=0: expected at least 1"),
+        (NET + "[convolutional]\nfilters=9999999999\n", "t.cfg:5: section 0 [convolutional]: asks for 29,999"),
+        (NET + "[yolo]\nanchors=1,2\n", "t.cfg:5: section 0 [yolo]: expected a layer before it"),
         (NET + CONV + "groups=3\n", "t.cfg:9: section 0 [convolutional]: groups=3 must divide filters=8 and the 3"),
         (NET + CONV + "activation=leeky\n", "t.cfg:9: section 0 [convolutional]: unknown activation 'leeky'; did you"),
         (NET + CONV + "xnor=1\n", "t.cfg:9: section 0 [convolutional]: xnor=1 is not supported; expected xnor=0"),
@@ -90,6 +95,30 @@ def test_building_names_the_mistake(text: str, said: str) -> None:
     with pytest.raises(CompressError) as error:
         Darknet(parse_cfg(text, "t.cfg"))
     assert said in str(error.value)
+
+
+LINES = find_cfg("yolov3-tiny-hand").read_text().splitlines()
+WORDS = ["", "[route]", "[shortcut]", "[net", "layers=-99", "from=0,-1", "filters=99999999999", "stride=0", "size=1_0"]
+WORDS += ["groups=2", "=", "anchors=1", "mask=", "activation=", "width=7", "classes=-1", "pad=1.5", "[yolo]", "\x00"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(LINES) - 1), st.sampled_from(WORDS)), min_size=1, max_size=4))
+def test_a_damaged_cfg_gives_a_network_or_a_located_mistake(damage: list[tuple[int, str]]) -> None:
+    lines = list(LINES)
+    for where, word in damage:
+        lines[where] = word
+    try:
+        Darknet(resize(parse_cfg("\n".join(lines), "t.cfg"), 1, (64, 64), 0.125))
+    except CompressError as error:
+        assert all(re.match(r"t\.cfg:\d+: \S", line) for line in str(error).splitlines()), str(error)
+
+
+def test_other_classes_need_a_convolution_before_yolo() -> None:
+    sections = parse_cfg(NET + "[convolutional]\nfilters=6\n[dropout]\n[yolo]\nanchors=1,2\nclasses=1\n", "t.cfg")
+    assert Darknet(sections).heads[0].classes == 1
+    with pytest.raises(CompressError, match=r"t\.cfg:8: section 2 \[yolo\]: expected \[convolutional\] before"):
+        resize(sections, 2, (32, 32))
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00binary"])

@@ -73,7 +73,7 @@ class Section:
 
     def _number(self, key: str, text: str, kind: type[Number]) -> Number:
         try:
-            value = kind(text)
+            value = kind(text.replace("_", "?"))  # Python reads 1_0 as 10, nobody else does
         except ValueError:
             wanted, found = "a whole number" if kind is int else "a number", self.options.get(key, text)
             raise self.mistake(f"{key}={found}: expected {wanted}, found '{text.strip()}'", key) from None

@@ -16,6 +16,9 @@ from .vocabulary import PLAIN
 Shape = tuple[int, int, int]
 """(channels, height, width) of one image's map."""
 
+LARGEST = 2**28
+"""The most weights that one convolution may have: 1 GB of them, 50 times YOLOv3's largest."""
+
 NORM_EPS = 1e-5
 """What Darknet adds to a variance; its files do not store it."""
 
@@ -169,6 +172,9 @@ def _convolutional(section: Section, shapes: Sequence[Shape]) -> tuple[nn.Module
         raise section.mistake(what, "groups")
     if dilation > 1 and 2 * padding != size - 1:
         raise section.mistake(f"dilation={dilation} needs an odd size (found {size}) and pad=1", "dilation")
+    weights = filters * (channels // groups) * size * size
+    if weights > LARGEST:
+        raise section.mistake(f"asks for {weights:,} weights; expected at most {LARGEST:,}")
     normal = section.integer("batch_normalize", 0) != 0
     conv = nn.Conv2d(
         channels, filters, size, stride, padding * dilation, dilation=dilation, groups=groups, bias=not normal

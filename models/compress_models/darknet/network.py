@@ -109,6 +109,8 @@ def _sources(section: Section, sections: Sequence[Section]) -> tuple[int, ...]:
 def _head(section: Section, channels: int) -> Head:
     anchors = head_anchors(section)
     classes = section.integer("classes", 20, at_least=1)
+    if section.index == 0:
+        raise section.mistake("expected a layer before it")
     if channels != len(anchors) * (5 + classes):
         expected = f"{len(anchors)} anchors x (5 + {classes} classes) = {len(anchors) * (5 + classes)}"
         raise section.mistake(f"expected {expected} channels from the layer before, found {channels}", "classes")

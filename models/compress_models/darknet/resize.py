@@ -24,10 +24,10 @@ def resize(
     resized = [net.revised(width=image_size[1], height=image_size[0])]
     for section in sections[1:]:
         if section.index in yolo:
+            if sections[section.index].kind != "convolutional":  # sections[0] is [net], so this is the layer before
+                raise section.mistake("expected [convolutional] before [yolo], so that its filters fit the classes")
             section = _with_anchors(section.revised(classes=classes), scale)
         elif section.index + 1 in yolo:
-            if section.kind != "convolutional":
-                raise section.mistake("expected [convolutional] before [yolo]")
             section = section.revised(filters=len(head_anchors(yolo[section.index + 1])) * (5 + classes))
         elif section.kind == "convolutional" and width != 1:
             section = _with_width(section, width)
