@@ -88,7 +88,7 @@ def _translate(model: nn.Module, example: Tensor, free: bool, path: Path) -> Non
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No warnings, log lines or prints: torch.export speaks of its own internals, and the file is compared afterwards."""
+    """No warnings, log lines or prints: torch.export speaks of its own internals; the file is compared afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     unread = io.StringIO()
