@@ -164,16 +164,20 @@ def _hold(thing: Any, kind: Kind, source: Source) -> None:
             raise CompressError(f'plugin {source}: {shown}.name must be a plain `name = "..."` without a type')
     elif not callable(thing):
         raise CompressError(f"plugin {source}: {kind.hook} must return classes or functions, not {shown}")
-    if not _name(thing):
-        raise CompressError(f'plugin {source}: {shown} has no name; write `name = "..."` in its body')
+    if not _names(thing, kind):
+        cure = '`function.ops = ("an_aten_op",)`' if kind.field == "op_rules" else '`name = "..."` in its body'
+        raise CompressError(f"plugin {source}: {shown} has no name; write {cure}")
 
 
-def _name(thing: Any) -> str:
-    """`name` where it has one; a Typer app's own; else that of the function, with dashes."""
+def _names(thing: Any, kind: Kind) -> tuple[str, ...]:
+    """What a thing is called: an op rule by the ops it speaks for, a Typer app and a class by their name."""
+    if kind.field == "op_rules":
+        return tuple(getattr(thing, "ops", ()))
     name = getattr(thing, "name", None) or getattr(getattr(thing, "info", None), "name", None)
-    if isinstance(name, str):
-        return name
-    return "" if isinstance(thing, type) else getattr(thing, "__name__", "").replace("_", "-")
+    if isinstance(name, str) and name:
+        return (name,)
+    function = "" if isinstance(thing, type) else getattr(thing, "__name__", "")
+    return (function.replace("_", "-"),) if function else ()
 
 
 def _file(
@@ -184,8 +188,8 @@ def _file(
 ) -> None:
     """Put things under their names. Raises CompressError where a name is taken."""
     for kind in KINDS:
-        for thing in things.get(kind.field, []):
-            name = _name(thing)
+        named = [(name, thing) for thing in things.get(kind.field, []) for name in _names(thing, kind)]
+        for name, thing in named:
             if name in found[kind.field]:
                 other = owners[kind.field, name]
                 raise CompressError(

@@ -1,0 +1,7 @@
+"""`python -m compress` is `compress`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

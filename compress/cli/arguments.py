@@ -1,0 +1,54 @@
+"""What several commands take, said once."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..recipes import Recipe
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Path of a recipe, or the name of a shipped one.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Values in place of the recipe's, e.g. stages.pruned.ratio=0.7."),
+]
+Profile = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The recipe's profile to use; auto chooses by what the machine has.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def read_recipe(name: str, settings: list[str] | None, profile: str | None) -> Recipe:
+    """The checked recipe; what is wrong with installed plugins is said on stderr. Raises CompressError."""
+    from ..plugins import installed
+    from ..recipes import load
+
+    registry = installed()
+    for problem in registry.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return load(name, settings or [], profile, registry)
+
+
+def say(lines: tuple[str, ...]) -> None:
+    """Lines beside the result, on stderr."""
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def columns(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """Rows as aligned text; the columns numbered in `right` are aligned to the right.
+
+    >>> print(columns([("a", "1"), ("bcd", "20")], right=(1,)))
+    a     1
+    bcd  20
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(line, rows))

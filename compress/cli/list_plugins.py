@@ -1,0 +1,76 @@
+"""`compress plugins`: everything that has a name, where it comes from, and its options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import CompressError, nearest
+from .arguments import AsJson, columns, say
+
+if TYPE_CHECKING:
+    from ..registry import Registry
+
+
+def list_plugins(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all about one, with its options.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what is installed and where it comes from; with a NAME, its description and options."""
+    from ..plugins import installed
+
+    registry = installed()
+    say(tuple(f"warning: {problem}" for problem in registry.problems))
+    found = entries(registry)
+    if name is not None:
+        named = [entry for entry in found if entry["name"] == name]
+        if not named:
+            raise CompressError(f"nothing is called '{name}'{nearest(name, {entry['name'] for entry in found})}")
+        print(json.dumps(named, indent=2) if as_json else "\n\n".join(map(page, named)))
+        return
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    rows = [(e["kind"], e["name"], e["doc"].partition("\n")[0], e["owner"]) for e in found]
+    print(columns([("kind", "name", "what it is", "from"), *rows]))
+
+
+def entries(registry: Registry) -> list[dict[str, Any]]:
+    """One plain mapping a name: kind, name, doc, owner, and its options {name, type, required, default}."""
+    from ..checking import describe, options
+    from ..options import Plugin
+    from ..registry import KINDS
+
+    found = []
+    for kind in KINDS:
+        for name, thing in sorted(getattr(registry, kind.field).items()):
+            has_options = isinstance(thing, type) and issubclass(thing, Plugin)
+            listed = [{**asdict(o), "type": describe(o.type)} for o in (options(thing) if has_options else ())]
+            owner = registry.owners[kind.field, name]
+            help_ = getattr(getattr(thing, "info", None), "help", None)
+            found.append(
+                {
+                    "kind": kind.singular,
+                    "name": name,
+                    "doc": help_ if isinstance(help_, str) else inspect.getdoc(thing) or "",
+                    "owner": str(owner),
+                    "options": listed,
+                }
+            )
+    return found
+
+
+def page(entry: dict[str, Any]) -> str:
+    """All about one name, as text."""
+    lines = [f"{entry['kind']} {entry['name']}, from plugin {entry['owner']}", "", entry["doc"]]
+    rows = [
+        (o["name"], o["type"], "required" if o["required"] else json.dumps(o["default"], default=str))
+        for o in entry["options"]
+    ]
+    if rows:
+        lines += ["", columns([("option", "type", "default"), *rows])]
+    return "\n".join(lines)
