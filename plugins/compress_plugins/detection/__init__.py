@@ -13,6 +13,7 @@ __all__ = ["score_detections"]
 
 @hookimpl
 def compress_register_datasets() -> Sequence[type[Dataset]]:
+    from .drawn_hands import DrawnHands
     from .yolo_folders import YoloFolders
 
-    return [YoloFolders]
+    return [DrawnHands, YoloFolders]

@@ -1,0 +1,119 @@
+"""A random generator in, one picture with one to four hands and their boxes out."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from .hand_shape import pose_hand
+from .paint import Stuff, draw_hand, random_light, skin_tone
+from .scenery import DISTRACTORS, background, draw_obstacle, material, pattern
+from .solids import Light, extent
+
+FINER = 2  # the canvas has so many times the picture's pixels each way; averaging them smooths all edges
+SIDES = (1 / 8, 1 / 2)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
+VISIBLE = 0.5  # the share of every hand, as far as it is in the picture, that must stay visible
+ATTEMPTS = 12
+
+
+def draw_scene(rng: np.random.Generator, frame: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Picture (3, H, W) uint8 and the boxes (n, 4) float32 xyxy of its n = 1 to 4 hands, for frame = (H, W) pixels.
+
+    A box is tight around the pixels of palm and fingers that can be seen: neither the forearm, nor what lies outside
+    the picture, nor what other things hide belongs to it. No hand is hidden by more than half.
+    """
+    shape = frame[0] * FINER, frame[1] * FINER
+    canvas = background(rng, shape)
+    light = random_light(rng)
+    for draw in rng.choice(np.array(DISTRACTORS), int(rng.choice([0, 1, 2, 3], p=[0.2, 0.35, 0.3, 0.15]))):
+        draw(canvas, rng, light)
+    wanted = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.34, 0.16, 0.1]))
+    hands: list[np.ndarray] = []  # (H, W) bool: what can be seen of each
+    whole: list[int] = []  # pixels of each before anything hid it
+    tone = skin_tone(rng)
+    for _ in range(ATTEMPTS):
+        if len(hands) == wanted:
+            break
+        if rng.random() < 0.3:
+            tone = skin_tone(rng)  # another person's
+        _add_hand(rng, canvas, hands, whole, tone, light, 1 / np.sqrt(wanted))
+    for mask in list(hands):
+        if rng.random() < 0.3:
+            _hide(rng, canvas, hands, whole, mask, light)
+    boxes = np.array([_box(mask) for mask in hands], np.float32) / FINER
+    rows = sum(canvas[:, i::FINER] for i in range(FINER))  # (3, FINER * H, FINER * W) -> (3, H, FINER * W)
+    small = sum(rows[:, :, i::FINER] for i in range(FINER)) / np.float32(FINER * FINER)  # -> (3, H, W)
+    return _photograph(rng, small), boxes
+
+
+def _add_hand(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    hands: list[np.ndarray],
+    whole: list[int],
+    tone: np.ndarray,
+    light: Light,
+    largest: float,
+) -> None:
+    """Draw one more hand, unless it would be too small, too far out of the picture or hide another one."""
+    shape = canvas.shape[1:]
+    side = min(shape)
+    turn = rng.choice([0, 0, 0, np.pi / 2, -np.pi / 2, np.pi]) + rng.normal(0, 0.5)
+    hand = pose_hand(rng, turn)
+    low, high = extent([hand.palm, *hand.fingers])
+    longest = float((high - low).max())
+    share = np.exp(rng.uniform(np.log(SIDES[0]), np.log(max(SIDES[1] * (0.4 + 0.6 * largest), SIDES[0] * 1.5))))
+    size = float(share * side / longest)
+    half = size * (high - low) / 2
+    reach = np.maximum(np.array(shape[::-1]) - half * 1.2, half * 1.2)  # a tenth of the hand may lie outside
+    centre = rng.uniform(half * 0.8, reach)
+    hand = hand.moved(*(centre - size * (low + high) / 2), size)
+    skin, cloth = Stuff(tone, pattern(rng, shape, 5, 10), rng.uniform(0.02, 0.08)), material(rng, shape)
+    before = canvas.copy()
+    mask, drawn = draw_hand(canvas, hand, skin, cloth, light)
+    seen = [other & ~drawn for other in hands]
+    kept = all(s.sum() >= VISIBLE * n for s, n in zip(seen, whole, strict=True))
+    if not kept or not mask.any() or (_box(mask)[2:] - _box(mask)[:2]).max() < 0.8 * SIDES[0] * side:
+        canvas[:] = before
+        return
+    hands[:] = [*seen, mask]
+    whole.append(int(mask.sum()))
+
+
+def _hide(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    hands: list[np.ndarray],
+    whole: list[int],
+    mask: np.ndarray,
+    light: Light,
+) -> None:
+    """Put something in front of the hand in `mask`, unless that would hide too much of any hand."""
+    x0, y0, x1, y1 = _box(mask)
+    before = canvas.copy()
+    drawn = draw_obstacle(canvas, rng, light, np.array([(x0 + x1) / 2, (y0 + y1) / 2]), float(max(x1 - x0, y1 - y0)))
+    seen = [hand & ~drawn for hand in hands]
+    if all(s.sum() >= VISIBLE * n for s, n in zip(seen, whole, strict=True)):
+        hands[:] = seen
+    else:
+        canvas[:] = before
+
+
+def _box(mask: np.ndarray) -> np.ndarray:
+    """(4,) xyxy of the true pixels of a mask that has some."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """What a camera adds: white balance, exposure, contrast, blur or motion, noise. (3, H, W) float32 -> uint8."""
+    contrast, exposure = rng.uniform(0.75, 1.15), rng.uniform(0.85, 1.25)
+    balance = (exposure * contrast * rng.normal(1, 0.05, 3)).astype(np.float32)
+    image = image * balance[:, None, None] + np.float32(0.5 * (1 - contrast))
+    blur = rng.random()
+    if blur < 0.3:
+        image = ndimage.gaussian_filter(image, (0, *[rng.uniform(0.4, 1.1) * image.shape[1] / 160] * 2), truncate=2)
+    elif blur < 0.4:
+        image = ndimage.uniform_filter1d(image, int(rng.integers(2, 5)), axis=int(rng.integers(1, 3)))
+    image = image + np.float32(rng.uniform(0, 0.04)) * rng.standard_normal(image.shape, np.float32)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
