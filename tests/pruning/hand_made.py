@@ -1,19 +1,21 @@
-"""Groups written by hand in, what `plan` needs of a dependency graph out: for tests that must not depend on tracing."""
+"""Groups written by hand in, what `plan` needs of a dependency graph out: for tests that do without tracing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import nn
+
 from compress import Criterion, Frozen, Group, Link, Member
 from compress.graph.graph import Cost
-from torch import nn
 
 
 @dataclass
 class HandMadeGraph:
-    """Groups in a row; parameters of layer i: survivors of group i-1 times survivors of group i (3 inputs come first)."""
+    """Groups in a row; layer i has a parameter for each pair of survivors of groups i-1 and i (3 inputs come first)."""
 
     groups: tuple[Group, ...]
     shapes: dict[str, tuple[int, ...]]
@@ -38,7 +40,7 @@ class HandMadeGraph:
     def cost_of(self, alive: np.ndarray) -> Cost:
         self.costs += 1
         widths = [3] + [int(alive[self.start(g.name) :][: g.size].sum()) for g in self.groups]
-        params = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        params = sum(a * b for a, b in pairwise(widths))
         return Cost(params, 10 * params)
 
 

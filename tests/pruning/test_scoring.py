@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hand_made import HandMadeGraph, make_graph
+from torch import nn
+
 from compress import CompressError, Criterion, Group, Member, Part
 from compress.pruning.magnitude import L1, L2, Random
 from compress.pruning.scoring import gradients, score
-from hand_made import HandMadeGraph, make_graph
-from torch import nn
 
 
 def place(name, dim, index, unit=None, role="other", buffer=False):
@@ -55,11 +56,16 @@ def test_every_place_counts_once_and_every_occurrence(shared, criterion, size):
     w = {name: size(tensor.double()) for name, tensor in weights.items()}
     expected = [
         *(
-            w["a.weight"][i].sum() + w["a.bias"][i] + w["next.weight"][:, i].sum() + w["flat.weight"][:, 4 * i : 4 * i + 4].sum()
+            w["a.weight"][i].sum()
+            + w["a.bias"][i]
+            + w["next.weight"][:, i].sum()
+            + w["flat.weight"][:, 4 * i : 4 * i + 4].sum()
             for i in range(3)
         ),
         *(
-            w["b.weight"][1 - i].sum() + w["next.weight"][:, 3 + i].sum() + w["flat.weight"][:, 12 + 4 * i : 16 + 4 * i].sum()
+            w["b.weight"][1 - i].sum()
+            + w["next.weight"][:, 3 + i].sum()
+            + w["flat.weight"][:, 12 + 4 * i : 16 + 4 * i].sum()
             for i in range(2)
         ),
     ]
@@ -132,7 +138,7 @@ def test_random_depends_on_seed_and_name_only(shared):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8, torch.bool])
 def test_any_dtype_scores(dtype):
-    graph, weights = make_graph({"a": 300})
+    graph, _ = make_graph({"a": 300})
     values = (torch.randn(300, 2) * 100).clamp(-127, 127).to(dtype)
     expected = values.double().abs().sum(1)
     np.testing.assert_allclose(score(graph, L1(), {"a.weight": values}), expected.numpy(), rtol=1e-6)
@@ -158,7 +164,7 @@ class Wrong(Criterion):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (torch.ones(3), r"criterion 'wrong': expected scores of shape \(4,\) for 'a.weight' dimension 0, found shape \(3,\)"),
+        (torch.ones(3), r"'wrong': expected scores of shape \(4,\) for 'a.weight' dimension 0, found shape \(3,\)"),
         (torch.ones(2, 2), r"found shape \(2, 2\)"),
         (1.0, "found float"),
         (torch.tensor([1, 2, torch.nan, 3]), "the score of 'a.weight' dimension 0 is nan; are the weights finite"),
@@ -175,7 +181,7 @@ def test_weights_must_be_the_traced_ones_in_shape_and_have_values():
     graph, _ = make_graph({"a": 4})
     with pytest.raises(CompressError, match=r"'a.weight' is \(5, 2\), the traced model's is \(4, 2\)"):
         score(graph, L1(), {"a.weight": torch.ones(5, 2)})
-    with pytest.raises(CompressError, match="'a.weight' is on the meta device.*pass weights="):
+    with pytest.raises(CompressError, match=r"'a.weight' is on the meta device.*pass weights="):
         score(graph, L1(), {"a.weight": torch.ones(4, 2, device="meta")})
 
 
