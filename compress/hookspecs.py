@@ -12,6 +12,7 @@ hookspec = pluggy.HookspecMarker("compress")
 hookimpl = pluggy.HookimplMarker("compress")
 
 if TYPE_CHECKING:
+    from .pruning.compensation import Compensation
     from .pruning.criteria import Criterion
     from .pruning.policy import GroupPolicy
     from .stages.exporter import Exporter
@@ -33,13 +34,13 @@ def compress_register_regularizers() -> Sequence[type[Regularizer]]:  # type: ig
 
 
 @hookspec
-def compress_register_compensations() -> Sequence[Any]:  # type: ignore[empty-body]
+def compress_register_compensations() -> Sequence[type[Compensation]]:  # type: ignore[empty-body]
     """Compensation classes: what removed channels used to add, given back."""
 
 
 @hookspec
 def compress_register_op_rules() -> Sequence[Any]:  # type: ignore[empty-body]
-    """Rules for ops that the core does not know: functions carrying the ATen names they speak for."""
+    """Rules for ops that the core does not know: functions (call, labels) whose `ops` names the ATen ops they are for."""
 
 
 @hookspec

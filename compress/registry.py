@@ -12,6 +12,7 @@ from .errors import CompressError, nearest
 
 if TYPE_CHECKING:
     from .options import Plugin
+    from .pruning.compensation import Compensation
     from .pruning.criteria import Criterion
     from .pruning.policy import GroupPolicy
     from .stages.exporter import Exporter
@@ -40,7 +41,7 @@ class Kind:
 KINDS = (
     Kind("criteria", "compress_register_criteria", "pruning.criteria:Criterion", "criterion"),
     Kind("regularizers", "compress_register_regularizers", "training.regularizers:Regularizer", "regularizer"),
-    Kind("compensations", "compress_register_compensations", "", "compensation"),
+    Kind("compensations", "compress_register_compensations", "pruning.compensation:Compensation", "compensation"),
     Kind("op_rules", "compress_register_op_rules", "", "op rule"),
     Kind("policies", "compress_register_group_policies", "pruning.policy:GroupPolicy", "policy"),
     Kind("architectures", "compress_register_models", "training.architecture:Architecture", "model"),
@@ -82,7 +83,7 @@ class Registry:
 
     criteria: Mapping[str, type[Criterion]]
     regularizers: Mapping[str, type[Regularizer]]
-    compensations: Mapping[str, Any]
+    compensations: Mapping[str, type[Compensation]]
     op_rules: Mapping[str, Any]
     policies: Mapping[str, type[GroupPolicy]]
     architectures: Mapping[str, type[Architecture]]

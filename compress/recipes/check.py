@@ -21,7 +21,7 @@ VERSION = 1
 IN_PROFILE = ("seed", "threads", "device", "model", "data", "fallback_data", "task", "policy", "stages", "expect")
 TOP = ("version", "name", "extends", "plugins", "profile", "profiles", *IN_PROFILE)
 DEVICES = ("auto", "cpu", "cuda")
-RESERVED_IDS = ("model",)  # folders of a run that belong to no stage
+RESERVED_IDS = ("model", "recipe.yaml", "lock.json", "report.json", "report.html", "log.txt")  # what else a run holds
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -79,7 +79,7 @@ def check_recipe(tree: Node, registry: Registry, mistakes: list[Mistake]) -> Che
         task=_task(tree, model, registry, mistakes),
         policy=_optional(tree, "policy", "policies", registry, mistakes),
         stages=_stages(tree.mapping.get("stages"), registry, mistakes),
-        expect=_expect(tree.mapping.get("expect"), mistakes),
+        expect=_expect(tree, mistakes),
     )
 
 
@@ -127,8 +127,8 @@ def _stages(node: Node | None, registry: Registry, mistakes: list[Mistake]) -> t
             continue
         name = id_.value
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in RESERVED_IDS:
-            free = f" and none of {', '.join(RESERVED_IDS)}" if name in RESERVED_IDS else ""
-            mistakes.append(Mistake(id_.place, f"'id': expected letters, digits, '.', '_', '-'{free}, got {name!r}"))
+            expected = "a word of letters, digits, '.', '_' and '-' (its folder), not a name that the run itself uses"
+            mistakes.append(Mistake(id_.place, f"'id': expected {expected}; got {name!r}"))
         elif name in places:
             mistakes.append(Mistake(id_.place, f"two stages have the id '{name}'; the first is at {places[name]}"))
         places.setdefault(str(name), id_.place)
@@ -145,9 +145,13 @@ def _stages(node: Node | None, registry: Registry, mistakes: list[Mistake]) -> t
     return tuple(built)
 
 
-def _expect(node: Node | None, mistakes: list[Mistake]) -> dict[str, dict[str, float]]:
+def _expect(tree: Node, mistakes: list[Mistake]) -> dict[str, dict[str, float]]:
+    node = tree.mapping.get("expect")
     if node is None or node.value is None:
         return {}
+    stages = tree.mapping["stages"].items if "stages" in tree.mapping else ()
+    if not any("uses" in stage.mapping and stage.mapping["uses"].value == "report" for stage in stages):
+        mistakes.append(Mistake(node.place, "'expect' is held against the report, but no stage says `uses: report`"))
     shape = "expected {metric: {max: number}}, with min, max or both"
     if not isinstance(node.value, Mapping):
         mistakes.append(Mistake(node.place, f"'expect': {shape}"))

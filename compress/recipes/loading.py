@@ -18,6 +18,7 @@ from .nodes import Node
 from .profiles import AUTO, Draft, choose, cuda, settle_data
 from .recipe import Recipe
 
+WITHOUT_POLICY = ("train", "finetune", "evaluate", "export", "report")
 ON_COMMAND_LINE = ("name", "plugins", *IN_PROFILE)
 
 
@@ -84,7 +85,7 @@ def _recipe(
         resolved=resolved,
         source=path,
         plugin_files=registry.files,
-        notes=(*notes, *_said_of_files(registry, resolved)),
+        notes=(*notes, *_said_of_files(registry, resolved), *_unused_policy(checked)),
         registry=registry,
     )
 
@@ -182,6 +183,11 @@ def _said_of_files(registry: Registry, resolved: Mapping[str, Any]) -> list[str]
             if field == kind.field and source.file and name not in used and field not in ("op_rules", "commands"):
                 lines.append(f"warning: {kind.singular} '{name}' of {source.file} is defined and not used")
     return lines
+
+
+def _unused_policy(checked: Checked) -> list[str]:
+    used = any(stage.name not in WITHOUT_POLICY for _, stage in checked.stages)
+    return [] if checked.policy is None or used else [f"warning: policy '{checked.policy.name}' is defined and not used"]
 
 
 def _texts(values: Any) -> set[str]:
