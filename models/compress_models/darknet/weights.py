@@ -77,12 +77,13 @@ def save_weights(model: Darknet, path: Path, header: Header | None = None, cutof
     A network that was loaded and is saved with its header gives the same bytes. A bias beside a batch norm and an
     epsilon that is not Darknet's go into the statistics, so that the file computes the same.
     """
-    parts = [(header or Header()).pack()]
-    for layer in _convolutions(model, cutoff):
-        parts += [values.astype("<f4").tobytes() for values in _numbers(layer)]
+    layers = _convolutions(model, cutoff)
     beside = path.with_name(f".{path.name}.part")
     try:
-        beside.write_bytes(b"".join(parts))
+        with beside.open("wb") as file:
+            file.write((header or Header()).pack())
+            for values in (values for layer in layers for values in _numbers(layer)):
+                file.write(values.astype("<f4").tobytes())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
