@@ -1,0 +1,23 @@
+"""A seed and a place in the run in, randomness out: nothing random has a state that would have to be stored."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def permutation(seed: int, stage: str, epoch: int, n: int) -> np.ndarray:
+    """The order, (n,) int64, in which an epoch visits n samples. epoch counts from 0."""
+    return np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch]).permutation(n)
+
+
+def sample_rng(seed: int, stage: str, epoch: int, index: int) -> np.random.Generator:
+    """The generator that augments sample `index` in `epoch`."""
+    return np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch, 1 + index])
+
+
+def step_seed(seed: int, stage: str, step: int) -> int:
+    """The seed for torch's global generator before a step (dropout and the like), in [0, 2^63)."""
+    words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), step]).generate_state(1, np.uint64)
+    return int(words[0] >> 1)
