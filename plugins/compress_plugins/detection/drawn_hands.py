@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 class DrawnHands(DetectionDataset):
     """Hands drawn by this project, so that everything runs without data: synthetic, deterministic, one class.
 
-    Each picture shows one to four articulated hands of any skin tone, with forearms, under some light, among things that
-    are not hands. Boxes are tight around what can be seen of palm and fingers. The pictures are drawn at the first use
-    (about a minute for the defaults) and kept in $XDG_CACHE_HOME/torch-compress, or ~/.cache/torch-compress.
+    Each picture shows one to four articulated hands of any skin tone, with forearms, under some light, among things
+    that are not hands. Boxes are tight around what can be seen of palm and fingers. The pictures are drawn at the first
+    use and kept in $XDG_CACHE_HOME/torch-compress, or ~/.cache/torch-compress.
     """
 
     name = "drawn-hands"
@@ -77,7 +77,7 @@ class DrawnHands(DetectionDataset):
 
 
 def _load_or_draw(split: str, seed: int, n: int, frame: tuple[int, int]) -> dict[str, np.ndarray]:
-    """images (n, 3, H, W) uint8, counts (n,) int64 of hands, boxes (sum of counts, 4) float32, from the cache if there."""
+    """From the cache where possible: images (n, 3, H, W) uint8, counts (n,) int64 of hands, boxes (their sum, 4)."""
     file = _cache_folder() / f"drawn-hands-{_key(split, seed, n, frame)}.safetensors"
     try:
         return load_file(file)

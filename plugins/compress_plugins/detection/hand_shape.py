@@ -186,12 +186,14 @@ def _forearm(rng: np.random.Generator, to: _Placement) -> tuple[Capsules, Capsul
     upper = np.array([np.sin(bent), -np.cos(bent), 0])
     wrist = np.array([0.0, 0.05, 0.0])
     elbow = wrist + 1.5 * forearm
-    joints = np.stack([wrist, wrist + 0.1 * forearm, elbow, elbow + 6 * upper])
-    skin = to.chain(joints, np.array([0.125, 0.118, 0.19, 0.3]), 0.7)
     cuff = rng.uniform(0.2, 1.2) if rng.random() < 0.5 else 0.14
-    joints[1] = wrist + cuff * forearm
-    sleeve = to.chain(joints[1:], np.array([0.155 + 0.05 * cuff, 0.25, 0.4]), 0.75)
-    return skin, sleeve if rng.random() < 0.65 else None
+    if rng.random() > 0.65:
+        joints = np.stack([wrist, wrist + 0.1 * forearm, elbow, elbow + 6 * upper])
+        return to.chain(joints, np.array([0.125, 0.118, 0.19, 0.3]), 0.7), None
+    joints = np.stack([wrist, wrist + 0.1 * forearm, wrist + (cuff + 0.1) * forearm])
+    skin = to.chain(joints, np.array([0.125, 0.118, 0.12 + 0.04 * cuff]), 0.7)
+    joints = np.stack([wrist + cuff * forearm, elbow, elbow + 6 * upper])
+    return skin, to.chain(joints, np.array([0.155 + 0.05 * cuff, 0.25, 0.4]), 0.75)
 
 
 def _finger_marks(

@@ -55,59 +55,82 @@ def draw_hand(
 
     Returns two (H, W) bool masks: palm and fingers; everything drawn.
     """
-    size, shape = hand.size, canvas.shape[1:]
-    solids = [hand.palm, *hand.fingers, hand.forearm] + ([hand.sleeve] if hand.sleeve else [])
-    window = window_of(solids, shape, round(0.2 * size))
+    size, shape = hand.size, (canvas.shape[1], canvas.shape[2])
     ours, everything = np.zeros(shape, bool), np.zeros(shape, bool)
-    inner = window_of([hand.palm, *hand.fingers], shape)
-    if 0 in inner.shape:
+    window = window_of([hand.palm, *hand.fingers], shape, round(0.25 * size))
+    if 0 in window.shape:
         return ours, everything
-    own = height(hand.palm, inner, 0.12 * size)
+    arm_window, arm, sleeved = _arm(hand, shape)
+    arm_drawn = arm > FAR / 2
+    common = window.within(arm_window)
+    lower = np.full(window.shape, FAR, np.float32)
+    covered = np.zeros(window.shape, bool)
+    lower[common.inside(window)] = arm[common.inside(arm_window)]
+    covered[common.inside(window)] = sleeved[common.inside(arm_window)]
+
+    own = height(hand.palm, window, 0.12 * size)
     for finger in hand.fingers:
-        height(finger, inner, 0.025 * size, onto=own)
-    surface = height(hand.forearm, window)
-    there = inner.inside(window)
-    ours[inner.slices] = (own > FAR / 2) & (own > surface[there] - 0.03 * size)
-    surface[there] = merge(surface[there], own, 0.1 * size)
-    sleeved = None
-    if hand.sleeve:
-        over = height(hand.sleeve, window)
-        sleeved = over > surface
-        np.maximum(surface, over, surface)
-        ours[window.slices] &= ~sleeved
+        height(finger, window, 0.025 * size, onto=own)
+    hand_seen = (own > FAR / 2) & (own > lower - 0.03 * size) & ~covered
+    surface = merge(own, lower, 0.1 * size)
     drawn = surface > FAR / 2
-    bright, highlight = shade(surface, drawn, light, 0.06 * size, soften=0.015 * size)  # (n,) of the n pixels drawn
-    tone = skin.colour * (1 + 0.12 * max(hand.palm_seen, 0) * (1.2 - skin.colour))  # palms are paler
-    lit = bright * skin.variation(window, drawn)
-    colour = tone[:, None] * lit * (1 - (1 - SKIN_SHADOW)[:, None] * np.clip(1.1 - bright, 0, 1))  # (3, n)
-    if size >= SMALLEST_MARKED:
-        ink, nails = (layer[drawn] for layer in draw_marks(hand, surface, window))
-        colour = colour * (1 - ink) * (1 + 0.6 * nails * (NAIL - 1)[:, None]) + 0.06 * nails
-    colour += highlight
-    if sleeved is not None:
-        colour[:, sleeved[drawn]] = cloth.colour[:, None] * bright[sleeved[drawn]] * cloth.variation(window, sleeved)
+
     _cast_shadow(canvas, drawn, window, light, 0.1 * size)
-    _put(canvas, window, drawn, colour)
-    everything[window.slices] = drawn
+    bright, highlight = shade(arm, arm_drawn, light)
+    _put(canvas, arm_window, arm_drawn, _skin_colour(bright, hand, skin, arm_window, arm_drawn) + highlight)
+    if hand.sleeve:
+        fabric = bright[sleeved[arm_drawn]] * cloth.variation(arm_window, sleeved)
+        _put(canvas, arm_window, sleeved, cloth.colour[:, None] * fabric)
+    bare = drawn & ~covered
+    bright, highlight = shade(surface, bare, light, 0.06 * size, soften=0.015 * size)
+    colour = _skin_colour(bright, hand, skin, window, bare)
+    if size >= SMALLEST_MARKED:
+        ink, nails = (layer[bare] for layer in draw_marks(hand, surface, window))
+        colour = colour * (1 - ink) * (1 + 0.6 * nails * (NAIL - 1)[:, None]) + 0.06 * nails
+    _put(canvas, window, bare, colour + highlight)
+    ours[window.slices] = hand_seen
+    everything[arm_window.slices] = arm_drawn
+    everything[window.slices] |= drawn
     return ours, everything
 
 
+def _arm(hand: Hand, shape: tuple[int, int]) -> tuple[Window, np.ndarray, np.ndarray]:
+    """The arm's window, its heights (h, w) with the sleeve's, and where the sleeve is outermost."""
+    solids = [hand.forearm] + ([hand.sleeve] if hand.sleeve else [])
+    window = window_of(solids, shape)
+    surface = height(hand.forearm, window)
+    if not hand.sleeve:
+        return window, surface, np.zeros(window.shape, bool)
+    over = height(hand.sleeve, window)
+    return window, np.maximum(surface, over), over > surface
+
+
+def _skin_colour(bright: np.ndarray, hand: Hand, skin: Stuff, window: Window, where: np.ndarray) -> np.ndarray:
+    """The colour (3, n) of skin as bright as `bright` (n,): palms paler, shadows redder."""
+    tone = skin.colour * (1 + 0.12 * max(hand.palm_seen, 0) * (1.2 - skin.colour))
+    shadow = np.clip(np.float32(1.1) - bright, 0, 1)
+    lit = bright * skin.variation(window, where)
+    redder = zip(tone, 1 - SKIN_SHADOW, strict=True)
+    return np.stack([np.float32(base) * lit * (1 - np.float32(loss) * shadow) for base, loss in redder])
+
+
 def draw_solid(
-    canvas: np.ndarray, solid: Capsules, stuff: Stuff, light: Light, reach: float, blend: float = 0.0
+    canvas: np.ndarray, solid: Capsules, stuff: Stuff, light: Light, shadow: float, blend: float = 0.0
 ) -> np.ndarray:
     """Draw capsules of one stuff on the canvas (3, H, W) in place; the (H, W) bool mask of where.
 
-    reach: how far their shadow falls and how wide a dark hollow is, in pixels.
+    shadow: how far their shadow falls, in pixels.
     """
     mask = np.zeros(canvas.shape[1:], bool)
-    window = window_of([solid], mask.shape, round(2 * reach))
+    window = window_of([solid], (canvas.shape[1], canvas.shape[2]), round(2 * shadow))
     if 0 in window.shape:
         return mask
     surface = height(solid, window, blend)
     drawn = surface > FAR / 2
-    bright, highlight = shade(surface, drawn, light, reach)
-    _cast_shadow(canvas, drawn, window, light, reach)
-    _put(canvas, window, drawn, stuff.colour[:, None] * bright * stuff.variation(window, drawn) + highlight)
+    bright, highlight = shade(surface, drawn, light)
+    if shadow >= 1:
+        _cast_shadow(canvas, drawn, window, light, shadow)
+    _put(canvas, window, drawn, stuff.colour[:, None] * (bright * stuff.variation(window, drawn)) + highlight)
     mask[window.slices] = drawn
     return mask
 
@@ -136,7 +159,7 @@ def draw_marks(hand: Hand, surface: np.ndarray, window: Window) -> tuple[np.ndar
     layers = np.zeros((2, *window.shape), np.float32)
     layers[0][there] = ink.filter(ImageFilter.BoxBlur(width - 1))
     layers[1][there] = nails
-    layers /= 255
+    layers *= np.float32(1 / 255)
     return layers[0], layers[1]
 
 

@@ -78,10 +78,11 @@ def background(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
         for _ in range(int(rng.integers(20, 50))):
             green = np.array([rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.7), rng.uniform(0.05, 0.3)])
             _draw_leaf(rng, draw, shape, rng.uniform(0.05, 0.2) * shape[1], green)
-    canvas = np.asarray(image).transpose(2, 0, 1) * np.float32(1 / 255)  # (H, W, 3) -> (3, H, W)
+    canvas = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)) * np.float32(1 / 255)  # (H, W, 3) -> (3, H, W)
     shades = varied(rng, shape, 0, 3, rng.uniform(0, 0.3)) * varied(rng, shape, 5, 10, rng.uniform(0, 0.15))
     if kind == "wood":
-        canvas = canvas * np.float32(0.2) + 0.8 * skin_tone(rng)[:, None, None]
+        canvas *= np.float32(0.2)
+        canvas += np.float32(0.8) * skin_tone(rng)[:, None, None]
         shades *= varied(rng, shape, 10, 20, rng.uniform(0.05, 0.25))
     elif kind == "plain" and rng.random() < 0.4:
         shades *= varied(rng, shape, 10, 20, rng.uniform(0.05, 0.35))
@@ -171,15 +172,16 @@ def draw_face(canvas: np.ndarray, rng: np.random.Generator, light: Light) -> Non
     r = rng.uniform(0.05, 0.14) * shape[1]
     x, y = rng.uniform(0.1, 0.9) * shape[1], rng.uniform(0.05, 0.5) * shape[0]
     cloth, skin = material(rng, shape), Stuff(skin_tone(rng), pattern(rng, shape, 6, 9), 0.04)
-    hair = Stuff(rng.uniform(0.05, 0.5) * np.array([1, 0.8, 0.6], np.float32), pattern(rng, shape, 8, 14), 0.4)
+    brown = np.array([1, 0.8, 0.6], np.float32) * np.float32(rng.uniform(0.05, 0.5))
+    hair = Stuff(brown, pattern(rng, shape, 6, 10), 0.3)
     eyes = replace(hair, colour=hair.colour * 0.5)
-    lips = replace(skin, colour=skin.colour * np.float32([0.8, 0.5, 0.5]))
+    lips = replace(skin, colour=skin.colour * np.array([0.8, 0.5, 0.5], np.float32))
     broad = rng.uniform(0.9, 1.15)
 
     def lump(ax: float, ay: float, az: float, bx: float, by: float, bz: float, radii: tuple, stuff: Stuff) -> None:
         p = np.array([[x + ax * r * broad, y + ay * r, az * r], [x + bx * r * broad, y + by * r, bz * r]])
         solid = Capsules(p[:1], p[1:], np.array(radii[:1]) * r, np.array(radii[1:]) * r, 0.7)
-        draw_solid(canvas, solid, stuff, light, 0.2 * r)
+        draw_solid(canvas, solid, stuff, light, 0.2 * r if radii[0] > 0.5 else 0.0)
 
     if rng.random() < 0.7:
         lump(0, 4, -2, 0, 8, -2, (2.4, 2.6), cloth)

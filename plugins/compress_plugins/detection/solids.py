@@ -148,25 +148,30 @@ class Light:
 
 
 def shade(
-    surface: np.ndarray, solid: np.ndarray, light: Light, reach: float, soften: float = 0.0
+    surface: np.ndarray, solid: np.ndarray, light: Light, reach: float = 0.0, soften: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Heights (h, w), of which the n in the mask `solid` count -> (brightness (n,), highlight (n,)).
 
     Wrapped diffuse light, darker in hollows narrower than `reach` pixels; folds narrower than `soften` are smoothed.
     """
     floor = surface[solid].min() if solid.any() else np.float32(0)
-    filled = np.where(solid, surface, floor - np.float32(reach / 2))
+    filled = np.where(solid, surface, floor - np.float32(reach / 2 + 1))
     if soften >= 1:
         filled = ndimage.uniform_filter(filled, 2 * round(soften) + 1, mode="nearest")
     gy, gx = np.gradient(filled)
     gx, gy = np.clip(gx[solid], -4, 4), np.clip(gy[solid], -4, 4)
     norm = 1 / np.sqrt(1 + gx * gx + gy * gy)
     lx, ly, lz = (np.float32(v) for v in light.direction)
-    wrapped = np.maximum(((lz - gx * lx - gy * ly) * norm + 0.25) / 1.25, 0)
-    around = ndimage.uniform_filter(filled, max(int(reach), 1) * 2 + 1, mode="nearest")
-    hollow = np.maximum((around - filled)[solid], 0)
-    dark = np.clip(1 - np.float32(0.9 / reach) * hollow, 0.35, 1)
-    bright = (np.float32(light.ambient) + np.float32(light.diffuse) * wrapped) * dark
+    bright = np.maximum(((lz - gx * lx - gy * ly) * norm + np.float32(0.25)) * np.float32(light.diffuse / 1.25), 0)
+    bright += np.float32(light.ambient)
+    if reach >= 1:
+        around = ndimage.uniform_filter(filled, int(reach) * 2 + 1, mode="nearest")
+        hollow = np.maximum((around - filled)[solid], 0)
+        bright *= np.clip(1 - np.float32(0.9 / reach) * hollow, 0.35, 1)
     half = np.array([lx, ly, lz + 1], np.float32) / np.linalg.norm([lx, ly, lz + 1]).astype(np.float32)
-    highlight = np.maximum((half[2] - gx * half[0] - gy * half[1]) * norm, 0) ** 24
-    return bright, np.float32(light.shine) * highlight
+    highlight = np.maximum((half[2] - gx * half[0] - gy * half[1]) * norm, 0)
+    highlight *= highlight * highlight  # to the power of 3, 6, 12, 24
+    for _ in range(3):
+        highlight *= highlight
+    highlight *= np.float32(light.shine)
+    return bright, highlight
