@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..files import replaced_folder, write_json
+from ..graph.trace import trace
 from ..training.loader import evaluation_orders, load
 from ..training.task import Evaluation
 from .network import WEIGHTS, build, read
@@ -78,7 +79,6 @@ def measure(
     context: Context, candidates: list[Candidate], found: Mapping[str, Evaluation], seconds: float
 ) -> list[dict[str, Any]]:
     """The report's rows: each candidate's evaluation, size and speed (latency: one image, on the run's device)."""
-    from ..graph.trace import trace
     from ..measure import file_bytes, measure_latency
 
     example = context.example()

@@ -34,6 +34,7 @@ def make_lock(recipe: Recipe, data: Data, device: str, threads: int) -> dict[str
         "command": " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": recipe.seed,
+        "notes": list(recipe.notes),
         "device": device,
         "threads": threads,
         "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..graph.trace import trace
 from ..options import Uses
 from ..pruning.apply import Pruned, apply
-from ..pruning.criteria import Criterion
 from ..pruning.remap import compose
 from ..pruning.selection import plan
+from ..training.loader import load, training_orders
 from .network import Network, keep, open_network
 from .stage import Context, Stage, start_mistakes
 
 if TYPE_CHECKING:
+    from ..graph.graph import DependencyGraph
+    from ..pruning.plan import Plan
+    from ..recipes import Recipe
     from ..registry import Registry
+    from ..training.dataset import Data
 
 
 class Prune(Stage):
@@ -52,12 +57,22 @@ class Prune(Stage):
     start: str = "previous"
 
     def run(self, context: Context) -> Mapping[str, Any]:
-        from ..graph.trace import trace
-
         network = open_network(context, self.start)
-        graph = trace(network.model, context.example(), heads=self.heads, groups=self.groups)
-        criterion = context.registry.make("criteria", self.criterion)
-        chosen = plan(
+        graph = self.trace(network.model, context.example())
+        chosen = self.plan(graph, context.recipe, context.data)
+        pruned = apply(network.model, graph, chosen, compensate=self.compensate)
+        keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
+        context.progress.say(f"{context.id}: {pruned}")
+        return facts(network.model, pruned)
+
+    def trace(self, model: nn.Module, example: Tensor) -> DependencyGraph:
+        """The graph of a network as this stage cuts it."""
+        return trace(model, example, heads=self.heads, groups=self.groups)
+
+    def plan(self, graph: DependencyGraph, recipe: Recipe, data: Data) -> Plan:
+        """What this stage would remove from the traced network; data: for a criterion that needs gradients."""
+        criterion = recipe.registry.make("criteria", self.criterion)
+        return plan(
             graph,
             criterion=criterion,
             ratio=self.ratio,
@@ -67,27 +82,17 @@ class Prune(Stage):
             round_to=self.round_to,
             min_keep=self.min_keep,
             ignore=tuple(self.ignore),
-            policy=context.recipe.policy,
-            **self._data(context, criterion),
+            policy=recipe.policy,
+            **(self._calibrate(recipe, data) if criterion.needs_gradients else {}),
         )
-        pruned = apply(network.model, graph, chosen, compensate=self.compensate)
-        keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
-        context.progress.say(f"{context.id}: {pruned}")
-        return facts(network.model, pruned)
 
-    def _data(self, context: Context, criterion: Criterion) -> dict[str, Any]:
-        """Calibration batches and the loss, for a criterion that needs them."""
-        if not criterion.needs_gradients:
-            return {}
-        from ..training.loader import load, training_orders
-
-        split, task = context.data.train, context.recipe.task
-        orders = training_orders(len(split), 16, range(1), context.recipe.seed, context.id)[: self.calibration]
+    def _calibrate(self, recipe: Recipe, data: Data) -> dict[str, Any]:
+        orders = training_orders(len(data.train), 16, range(1), recipe.seed, "calibration")[: self.calibration]
+        batches = load(data.train, orders, seed=recipe.seed, stage="calibration")
 
         def loss(model: nn.Module, batch: tuple[Tensor, Any]) -> Tensor:
-            return task.loss(model, *batch)["loss"]
+            return recipe.task.loss(model, *batch)["loss"]
 
-        batches = load(split, orders, seed=context.recipe.seed, stage=context.id)
         return {"calibration": ((batch.images, batch.targets) for batch in batches), "loss": loss}
 
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:

@@ -50,13 +50,13 @@ def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """
     context = Context("rehearsal", Path(), (), recipe, data, "cpu", Progress())
     model, example = build(context), context.example()
-    graph = trace(model, example, rules=recipe.registry.op_rules)
+    graph = trace(model, example)
     kept = recipe.policy.freeze(graph, model) if recipe.policy else {}
     cuts = []
     for id_, stage in recipe.stages:
         if isinstance(stage, Prune):
-            whole = stage.trace(model, example, recipe.registry)
-            plan = stage.plan(whole, recipe)
+            whole = stage.trace(model, example)
+            plan = stage.plan(whole, recipe, data)
             cuts.append(Rehearsed(id_, plan, whole.cost(), whole.cost(plan)))
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in kept.items()})
     return Rehearsal(model, graph, tuple(cuts))

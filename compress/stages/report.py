@@ -60,7 +60,7 @@ def assemble(context: Context) -> dict[str, Any]:
         "date": lock["started"],
         "versions": lock["versions"],
         "hardware": lock["hardware"],
-        "notes": [*recipe.notes, *data.problems],
+        "notes": [*lock["notes"], *data.problems],
     }
 
 

@@ -19,6 +19,7 @@ from ..training.progress import Progress, clock
 from . import expect, lock
 from .evaluation import Candidate, assess, measure
 from .network import artifact_files, read
+from .rehearsal import rehearse
 from .report import Report
 from .stage import DONE, Context, Stage, find_start
 
@@ -64,6 +65,7 @@ def start(recipe: Recipe, out: Path | None = None) -> Finished:
         progress.say(note)
     device, threads = find_device(recipe.device), recipe.threads or torch.get_num_threads()
     data = open_data(recipe, progress)
+    rehearse(recipe, data)  # what cannot be cut as the recipe says comes out now, not after the training
     with replaced_folder(folder) as beside:
         (beside / RECIPE).write_text(dump(recipe.resolved), encoding="utf-8")
         write_json(beside / lock.NAME, lock.make_lock(recipe, data, device, threads))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from torch import nn, optim
 
+from ..graph.trace import trace
 from ..options import Uses
 from ..training.loop import CHECKPOINT, Job, train
 from ..training.optim import Settings
@@ -73,8 +74,6 @@ class Attach:
         self.regularizer, self.context = regularizer, context
 
     def __call__(self, model: nn.Module, optimizer: optim.Optimizer) -> Attached:
-        from ..graph.trace import trace
-
         example = self.context.example().to(next(model.parameters()).device)
         graph = trace(model, example)
         policy = self.context.recipe.policy
