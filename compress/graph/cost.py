@@ -51,7 +51,11 @@ class Prices:
 
     def cost(self, alive_labels: np.ndarray) -> Cost:
         """alive_labels: (labels,) bool -> Cost."""
-        counts = np.add.reduceat(alive_labels[self.labels].astype(np.int64), self.bounds).tolist() if len(self.bounds) else []
+        counts = (
+            np.add.reduceat(alive_labels[self.labels].astype(np.int64), self.bounds).tolist()
+            if len(self.bounds)
+            else []
+        )
         return Cost(_total(self.params, counts), _total(self.macs, counts))
 
 

@@ -30,8 +30,11 @@ def explain(graph: DependencyGraph) -> str:
         lines += ["", "stays whole:"]
         lines += [f"  {group.name:<{width}} {group.size:>6} units  {group.frozen}" for group in frozen]
     if graph.unknown:
-        lines += ["", "ops without a rule (what they touch stays whole; a plugin can add one: compress_register_op_rules):"]
+        lines += [
+            "",
+            "ops without a rule (what they touch stays whole; a plugin can add one: compress_register_op_rules):",
+        ]
         for op, modules in sorted(graph.unknown.items()):
             where = ", ".join(sorted({module or "the model" for module in modules})[:3])
-            lines.append(f"  aten.{op}: {len(modules)} times, in {where}")
+            lines.append(f"  {op}: {len(modules)} times, in {where}")
     return "\n".join(lines)

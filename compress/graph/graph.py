@@ -70,7 +70,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Cost:
-    """params: elements of all parameters. macs: multiply-adds of convolutions, linear layers and matmuls, at the traced input."""
+    """params: elements of all parameters. macs: multiply-adds of convolutions, linear layers and matmuls as traced."""
 
     params: int
     macs: int
@@ -102,8 +102,8 @@ class DependencyGraph:
     """Which channels of a network live or die together, where they occur, and what they cost.
 
     groups: the units by group, in the order in which the network makes them; the units of group g have the global
-    numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops without
-    a rule -> the modules that call them. It holds names, not tensors (beside the example inputs it was given).
+    numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
+    without a rule -> the modules that call them. It holds names, not tensors (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]

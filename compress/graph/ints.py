@@ -86,6 +86,9 @@ class TracedInt(int):
     __floordiv__, __rfloordiv__ = _arithmetic("//"), _arithmetic("//", swapped=True)
     __mod__, __rmod__ = _arithmetic("%"), _arithmetic("%", swapped=True)
 
+    def __neg__(self) -> TracedInt:
+        return TracedInt(-int(self), Arithmetic("-", 0, self.origin))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
         return self
 

@@ -36,7 +36,7 @@ Layout = tuple[Block, ...]
 
 @dataclass(frozen=True)
 class Need:
-    """After a cut, `expression` must evaluate to the number of survivors among `labels` (None: to `value`, as before)."""
+    """After a cut, `expression` must evaluate to the number of survivors among `labels` (None: to `value`)."""
 
     expression: Expression
     labels: Array | None
@@ -46,7 +46,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Lift:
-    """`labels[i]` stands for everything at position i of `axis` of the block `of`, if that axis is the one that shrinks."""
+    """`labels[i]` stands for everything at position i of `axis` of the block `of`, if that axis shrinks."""
 
     labels: Array
     of: Array
@@ -193,7 +193,7 @@ class Labels:
     def reduces(self, survivors: Iterable[tuple[int, int, Array | None]]) -> None:
         """The current call reduces or normalises over labelled dimensions: the masked network runs it on survivors.
 
-        survivors: (argument position, dimension, labels) of each argument to narrow; position -1 - k: output k to widen.
+        survivors: (argument position, dimension, labels) of each argument to narrow; position -1 - k: widen output k.
         """
         rows = tuple(row for row in survivors if row[2] is not None)
         if rows:

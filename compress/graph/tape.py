@@ -2,7 +2,8 @@
 
 The *shell* of the model runs once: a deep copy in which every parameter and buffer is replaced (by a meta tensor of
 the same shape where the forward allows it), so that nothing is copied and nothing the forward stores stays behind in
-the user's model. Values are followed by identity, not by autograd edges: detach, `.data` and in-place ops keep the trail.
+the user's model. Values are followed by identity, not by autograd edges: detach, `.data` and in-place ops keep the
+trail.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .ints import Attribute, Size, TracedInt
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor as it was at one moment: its number on the tape, shape, and state-dict name if it is a parameter or buffer."""
+    """A tensor as it was at one moment: its number on the tape, shape, and name if it is a parameter or buffer."""
 
     id: int
     shape: tuple[int, ...]
@@ -148,7 +149,7 @@ def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[in
 
 
 def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
-    """Put a TracedInt in place of every integer attribute of the shell's modules, also inside lists, tuples and dicts."""
+    """Put a TracedInt in place of every integer attribute of the shell's modules, also in lists, tuples, dicts."""
     found: dict[Attribute, int] = {}
 
     def traced(value: Any, attribute: Attribute) -> Any:
@@ -160,9 +161,7 @@ def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
                 traced(item, Attribute(attribute.module, attribute.name, i)) for i, item in enumerate(value)
             )
         if attribute.key is None and type(value) is dict:
-            return {
-                key: traced(item, Attribute(attribute.module, attribute.name, key)) for key, item in value.items()
-            }
+            return {key: traced(item, Attribute(attribute.module, attribute.name, key)) for key, item in value.items()}
         return value
 
     for path, module in shell.named_modules():
@@ -170,6 +169,11 @@ def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
             if not name.startswith("_") and name != "training":
                 module.__dict__[name] = traced(value, Attribute(path, name))
     return found
+
+
+def op_name(func: Any) -> str:
+    """ "convolution" for an ATen op, "library::op" for any other."""
+    return func._schema.name.removeprefix("aten::")
 
 
 class _PythonCalls(TorchFunctionMode):
@@ -240,7 +244,7 @@ class _AtenCalls(TorchDispatchMode):
         seen_args = tuple(self.frozen_tree(arg) for arg in args)
         seen_kwargs = {key: self.frozen_tree(item) for key, item in kwargs.items()}
         result = func(*args, **kwargs)
-        op, overload = func._schema.name.split("::")[-1], func._overloadname
+        op, overload = op_name(func), func._overloadname
         made = [result] if isinstance(result, Tensor) else [r for r in _flat(result) if isinstance(r, Tensor)]
         inplace = any(id(t) in self.values for t in made) and func._schema.is_mutable
         aliased = False
@@ -253,9 +257,7 @@ class _AtenCalls(TorchDispatchMode):
             name, py_args, py_kwargs = self.python
             python = (name, self.frozen_tree(tuple(py_args)), {k: self.frozen_tree(v) for k, v in py_kwargs.items()})
         module = self.modules[-1] if self.modules else ""
-        self.tape.calls.append(
-            Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased)
-        )
+        self.tape.calls.append(Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased))
         return result
 
 
@@ -289,7 +291,9 @@ def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tap
     recorder = _AtenCalls(tape, names)
     handles = []
     for path, module in shell.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda m, i, path=path: recorder.modules.append(path), prepend=True))
+        handles.append(
+            module.register_forward_pre_hook(lambda m, i, path=path: recorder.modules.append(path), prepend=True)
+        )
         handles.append(
             module.register_forward_hook(lambda m, i, o: (recorder.modules.pop(), None)[1], always_call=True)
         )
@@ -315,7 +319,9 @@ def record(model: nn.Module, example_inputs: Any) -> Tape:
         raise
     except Exception as error:
         if on_meta:
-            raise CompressError(f"{type(model).__name__} does not run on the meta device: {_one_line(error)}") from error
+            raise CompressError(
+                f"{type(model).__name__} does not run on the meta device: {_one_line(error)}"
+            ) from error
     try:
         return _record_on(model, example_inputs, None)
     except Exception as error:

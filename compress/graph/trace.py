@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import nn
 
 from ..errors import CompressError, nearest
-from .graph import DependencyGraph, Step
+from ..plugins import installed
+from .graph import DependencyGraph, Group, Step
 from .labels import Labels, call_values
 from .rules import RULES, Rule
 from .tape import Tape, Value, collect_tensors, named_tensors, record
@@ -21,22 +23,23 @@ def trace(
     example_inputs: Any,
     heads: Literal["whole", "inside"] = "whole",
     groups: Literal["whole", "inside"] = "whole",
-    rules: Mapping[str, Rule] | None = None,
 ) -> DependencyGraph:
     """Run a shell of the model once and build the dependency graph of its channels.
 
     example_inputs: a tensor, a tuple (positional arguments; a list is one argument) or a dict (keyword arguments).
     heads: whether attention loses whole heads or width inside each. groups: the same for grouped convolutions.
-    rules: ATen op -> rule, beside (and before) the built-in ones and the plugins'.
+    Rules that plugins registered (`compress_register_op_rules`) come before the built-in ones.
     Raises CompressError where the model does not run on the inputs. The model is not changed.
     """
     for option, value in (("heads", heads), ("groups", groups)):
         if value not in ("whole", "inside"):
-            raise CompressError(f"{option}='{value}' is neither 'whole' nor 'inside'{nearest(value, ('whole', 'inside'))}")
+            raise CompressError(
+                f"{option}='{value}' is neither 'whole' nor 'inside'{nearest(value, ('whole', 'inside'))}"
+            )
     if not collect_tensors(example_inputs):
         raise CompressError("example_inputs holds no tensor; give a tensor, a tuple of arguments or a dict of keywords")
     tape = record(model, example_inputs)
-    labels = read(tape, {**RULES, **(rules or {})}, {"heads": heads, "groups": groups})
+    labels = read(tape, {**RULES, **installed().op_rules}, {"heads": heads, "groups": groups})
     resolve(labels, heads)
     link_equal_sizes(labels)
     units = form(labels)
@@ -75,7 +78,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
             labels.unknown.setdefault(call.op, []).append(call.module)
             for value in inputs:
                 for found in labels.all_labels(value):
-                    labels.pin(found, f"no rule for aten.{call.op} (in {call.module or 'the model'})")
+                    labels.pin(found, f"no rule for {call.op} (in {call.module or 'the model'})")
             layouts: Any = [()] * len(call.outs)
         else:
             layouts = speaker(call, labels)
@@ -89,9 +92,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
     return labels
 
 
-def _mark_buffers(group: Any, parameters: set[str]) -> Any:
-    from dataclasses import replace
-
+def _mark_buffers(group: Group, parameters: set[str]) -> Group:
     members = tuple(m if m.name in parameters else replace(m, buffer=True) for m in group.members)
     return replace(group, members=members)
 
@@ -106,7 +107,11 @@ def _values(tape: Tape) -> list[Value]:
 def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
     steps = []
     for number, call in enumerate(tape.calls):
-        touched = tuple(a.ravel() for v in (*call_values(call), *call.outs) for a in (b.labels for b in labels.layouts.get(v.id, ())))
+        touched = tuple(
+            a.ravel()
+            for v in (*call_values(call), *call.outs)
+            for a in (b.labels for b in labels.layouts.get(v.id, ()))
+        )
         steps.append(
             Step(
                 call.op,

@@ -108,7 +108,9 @@ def link_equal_sizes(labels: Labels) -> None:
         arrays = {need.labels.tobytes(): need.labels for need in needs if need.labels is not None}
         if any(need.labels is None for need in needs):
             for array in arrays.values():
-                labels.pin(array, f"its size is written as {_name(expression)}, which also stands where nothing shrinks")
+                labels.pin(
+                    array, f"its size is written as {_name(expression)}, which also stands where nothing shrinks"
+                )
         elif len(arrays) > 1:
             labels.link(tuple(arrays.values()), f"their sizes are written as {_name(expression)}")
 
@@ -264,10 +266,8 @@ def _with_links(labels: Labels, groups: list[Group], of_label: Array, n_units: i
         free = np.array([[groups[g].frozen is None for g in row] for row in group]).all(axis=0)
         patterns = np.unique(group.T[free], axis=0)
         for pattern in patterns:
-            columns = free & (group.T == pattern).all(axis=1)
-            link = Link(
-                tuple((groups[g].name, units[k, columns] - starts[g]) for k, g in enumerate(pattern)), reason
-            )
+            columns = free & (pattern == group.T).all(axis=1)
+            link = Link(tuple((groups[g].name, units[k, columns] - starts[g]) for k, g in enumerate(pattern)), reason)
             for g in set(pattern.tolist()):
                 mine[g].append(link)
     return tuple(

@@ -18,7 +18,8 @@ from .plan import Plan
 from .replay import Blame
 from .selection import plan as make_plan
 from .surgery import Conflict, Edits, cut, edits
-from .verify import Verification, verify as compare
+from .verify import Verification
+from .verify import verify as compare
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Pruned:
     """A cut network and everything about how it came to be.
 
     model: the new network. frozen: group name -> why it stayed whole (rule, policy or verification). before, after:
-    parameters and multiply-adds. verification: None where it was not asked for. names: the original's parameters, in order.
+    parameters and multiply-adds. verification: None where it was not asked for. names: the original's
+    parameters, in order.
     """
 
     model: nn.Module
@@ -42,11 +44,11 @@ class Pruned:
     def remap(self, state_dict: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
         """The surviving indices of anything shaped like the original's state: EMA weights, statistics, optimiser state.
 
-        names: the parameters' order in an optimiser's state, if it is not the model's own.
+        names: the parameters' order in an optimiser's state; needed where it has several groups and does not name them.
         """
         from .remap import remap
 
-        return remap(self.edits, state_dict, list(names) if names is not None else list(self.names))
+        return remap(self.edits, state_dict, None if names is None else list(names), self.names)
 
     def __str__(self) -> str:
         share = 1 - self.after.params / max(self.before.params, 1), 1 - self.after.macs / max(self.before.macs, 1)
@@ -66,9 +68,9 @@ def apply(
 ) -> Pruned:
     """Cut a copy of the model as planned and prove that it computes what the masked original does.
 
-    Where code or verification stands in the way, the groups to blame are frozen, named in `.frozen`, and the cut is made
-    again without them. compensate: "fold" gives back the constants that removed channels added (see compensation.py);
-    it comes after verification, which is about the cut. Raises VerificationError where no freezing helps; the given
+    Where code or verification stands in the way, the groups to blame are frozen, named in `.frozen`, and the cut is
+    made again without them. compensate: "fold" gives back the constants that removed channels added; it
+    comes after verification, which is about the cut. Raises VerificationError where no freezing helps; the given
     model is never changed.
     """
     check_shapes(model, graph)
@@ -88,7 +90,9 @@ def apply(
             break
         plan, graph = _blame(plan, graph, blame)
     else:
-        raise VerificationError(f"{type(model).__name__} cannot be cut as planned, whatever is frozen; this is a bug in compress")
+        raise VerificationError(
+            f"{type(model).__name__} cannot be cut as planned, whatever is frozen; this is a bug in compress"
+        )
     assert result is not None
     new = cut(model, result)
     if compensate is not None:
@@ -120,7 +124,7 @@ def _blame(plan: Plan, graph: DependencyGraph, blame: Blame) -> tuple[Plan, Depe
 def _without(
     plan: Plan, graph: DependencyGraph, labels: Array, reason: str, by: Literal["rule", "verification"]
 ) -> tuple[Plan, DependencyGraph]:
-    """The plan without the groups that these labels belong to (all, where none of them is cut), and with what is linked."""
+    """The plan without the groups that these labels belong to (all, where none of them is cut) and what is linked."""
     units = graph.unit_of_label[labels]
     names = {
         name

@@ -24,7 +24,7 @@ CONVOLUTIONS = {"conv1d": F.conv1d, "conv2d": F.conv2d, "conv3d": F.conv3d}
 
 
 class Compensation(Plugin):
-    """Corrects a cut network for what the removed channels contributed. Registered by `compress_register_compensations`."""
+    """Corrects a cut network for what the removed channels contributed. Hook: `compress_register_compensations`."""
 
     def compensate(
         self, original: nn.Module, cut: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits
@@ -72,7 +72,7 @@ class Fold(Compensation):
 
 
 def silence(model: nn.Module, graph: DependencyGraph, plan: Plan) -> nn.Module:
-    """A copy in which every removed channel is a constant: its norms' scales are zero, or its weights where it has no norm."""
+    """A copy in which every removed channel is a constant: its norms' scales are zero, or (no norm) its weights."""
     tensors = named_tensors(model)
     silenced: dict[str, Tensor] = {}
     for name, removed in plan.removed.items():
@@ -98,7 +98,7 @@ class _Consumer:
     norm: str | None = None
 
     def settled(self, again: _Consumer | None) -> Tensor | None:
-        """(C,) the constants of removed inputs, zero elsewhere; an input that differs between two runs is no constant."""
+        """(C,) the constants of removed inputs, zero elsewhere; one that differs between two runs is no constant."""
         if again is None:
             return None
         gap = (self.inputs - again.inputs).abs()
@@ -160,7 +160,10 @@ class _Watch(TorchFunctionMode):
             if name == "batch_norm" and id(args[0]) in self.by_output:
                 consumer = self.by_output[id(args[0])]
                 path = self.norms.get(id(args[1] if len(args) > 1 else kwargs.get("running_mean")))
-                consumer.norm, consumer.others = path, consumer.others + (path is None or consumer.norm not in (None, path))
+                consumer.norm, consumer.others = (
+                    path,
+                    consumer.others + (path is None or consumer.norm not in (None, path)),
+                )
             return
         for item in _tensors_in([*args, *kwargs.values()]):
             if id(item) in self.by_output:

@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.graph import DependencyGraph, Step
 from ..graph.labels import Array
-from ..graph.tape import call_model, collect_tensors, named_tensors, plain_math
+from ..graph.tape import call_model, collect_tensors, named_tensors, op_name, plain_math
 from .surgery import Edits, surviving_index
 
 
 def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model in eval mode with some tensors replaced; other parameters are shared, other buffers copied."""
+    """A copy of the model in eval mode with some tensors replaced; parameters are shared, buffers copied."""
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model).items():
         replacement = replacements.get(name)
@@ -88,7 +88,7 @@ class MaskedRun(TorchDispatchMode):
         self.kept: list[tuple[str, int, tuple[Tensor, ...]]] | None = [] if keep else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[-1]
+        name = op_name(func)
         number = self.seen[name]
         self.seen[name] += 1
         step = self.steps.get((name, number))
@@ -126,7 +126,7 @@ class MaskedRun(TorchDispatchMode):
 
 
 def _narrow_group_norm(args: list[Any], option: str) -> list[Any]:
-    """native_group_norm(x, weight, bias, N, C, HxW, groups) for fewer channels: whole groups went, or all are narrower."""
+    """native_group_norm(x, weight, bias, N, C, HxW, groups) for fewer channels: fewer groups, or narrower ones."""
     x, weight, bias, n, channels, space, groups = args[:7]
     left = x.shape[1]
     whole = groups == channels or (option == "whole" and groups != 1)

@@ -100,7 +100,8 @@ def _solve(graph: DependencyGraph, alive: Array) -> dict[Attribute, int]:
                 break
         else:
             raise Conflict(
-                _labels_of(need), f"{need.where} writes a size that cannot become {target(need)} by changing an attribute"
+                _labels_of(need),
+                f"{need.where} writes a size that cannot become {target(need)} by changing an attribute",
             )
     for need in graph.needs:
         if _value(need, lookup) != target(need):
@@ -198,7 +199,9 @@ def bring_into_line(module: nn.Module) -> None:
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
         wide, narrow = weight.shape[0], weight.shape[1] * module.groups
-        module.out_channels, module.in_channels = (weight.shape[1] * module.groups, wide) if module.transposed else (wide, narrow)
+        module.out_channels, module.in_channels = (
+            (weight.shape[1] * module.groups, wide) if module.transposed else (wide, narrow)
+        )
     elif isinstance(module, nn.Linear) and isinstance(weight, Tensor):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, (nn.modules.batchnorm._NormBase,)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,9 @@ def verify(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -
     meta device, which holds no values.
     """
     if any(tensor.is_meta for tensor in named_tensors(model).values()):
-        raise CompressError("a model on the meta device holds no values to verify; load its weights, or pass verify=False")
+        raise CompressError(
+            "a model on the meta device holds no values to verify; load its weights, or pass verify=False"
+        )
     roles = {name: role for (name, _), role in _roles(graph).items()}
     randomised = None
     for gain in (1.4, 0.7, 0.2):
@@ -94,7 +97,7 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
     result = None
     for dtype in (torch.float32, torch.float64):
         own = model if _all_of(model, dtype) else _in_dtype(model, dtype)
-        inputs = map_tensors(graph.example_inputs, lambda t, dtype=dtype: _random_like(t, dtype))
+        inputs = map_tensors(graph.example_inputs, partial(_random_like, dtype=dtype))
         masked = mask(own, edits)
         want = run_masked(masked, inputs, graph, alive)
         if not all(torch.isfinite(t).all() for t in want if t.is_floating_point()):
@@ -103,7 +106,9 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         try:
             have = run(smaller, inputs)
         except Exception:  # whatever the cut network stumbles over is found and named in lockstep
-            return _Comparison(float("inf"), float("inf"), dtype, find_difference(masked, smaller, inputs, graph, alive))
+            return _Comparison(
+                float("inf"), float("inf"), dtype, find_difference(masked, smaller, inputs, graph, alive)
+            )
         gaps = [difference(w, h) for w, h in zip(want, have, strict=True)]
         max_abs, rel = (max(gap[k] for gap in gaps) for k in (0, 1))
         result = _Comparison(max_abs, rel, dtype, None)

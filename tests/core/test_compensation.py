@@ -83,7 +83,12 @@ def test_with_borders_the_interior_is_exact():
 def test_training_mode_forgets_the_constant():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
+        nn.Conv2d(3, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.Conv2d(6, 2, 1),
     ).double()
     randomise_norms(model)
     x = torch.randn(4, 3, 9, 9, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """What each family of ops says about labels, one file a family; importing this fills the one table."""
 
-from . import contraction, elementwise, join, normalize, reduce, reshape, resample, select
+from . import contraction, elementwise, join, normalize, reduce, resample, reshape, select
 from .table import RULES, Rule, rule
 
 __all__ = ["RULES", "Rule", "rule"]

@@ -72,7 +72,7 @@ def convolution(call: Call, labels: Labels) -> Layout:
 def _grouped(
     call: Call, x: Value, weight: Value, channels: int, groups: int, transposed: bool, labels: Labels
 ) -> Array | None:
-    """Grouped convolution. Whole: a group's inputs and outputs are one unit. Inside: input j of every group is one unit.
+    """Grouped convolution. Whole: a group's inputs and outputs are one unit. Inside: input j of all groups is one.
 
     The weight's dimension that is shared by the groups (its width) carries one label an index.
     """

@@ -17,9 +17,7 @@ def combine(values: Sequence[Value], shape: tuple[int, ...], labels: Labels, whe
     blocks: list[tuple[int, Block]] = []  # (which value, its block in output dimensions)
     for number, value in enumerate(values):
         shift = len(shape) - len(value.shape)
-        blocks += [
-            (number, Block(tuple(d + shift for d in b.dims), b.labels, b.axes)) for b in labels.of(value)
-        ]
+        blocks += [(number, Block(tuple(d + shift for d in b.dims), b.labels, b.axes)) for b in labels.of(value)]
     result: list[Block] = []
     for dims in _clusters([block.dims for _, block in blocks]):
         mine = [(number, block) for number, block in blocks if block.dims[0] in dims]
@@ -74,14 +72,15 @@ def _unify(main: Block, block: Block, labels: Labels, where: str) -> None:
 
 ELEMENTWISE = """
     abs acos acosh add addcdiv addcmul alias angle asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or
-    bitwise_xor ceil celu clamp clamp_max clamp_min clone contiguous copysign cos cosh deg2rad detach div elu eq erf erfc
-    erfinv exp exp2 expm1 fill floor floor_divide fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid hardswish
-    hardtanh heaviside hypot isfinite isinf isnan le leaky_relu lerp lgamma lift_fresh log log10 log1p log2 log_sigmoid
-    logaddexp logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne
-    neg ones_like pow prelu _prelu_kernel rad2deg reciprocal relu relu6 remainder round rrelu rsqrt rsub sgn sigmoid
-    sign silu sin sinc sinh softplus softshrink sqrt square sub tan tanh threshold to _to_copy true_divide trunc where
-    xlogy zeros_like zero empty_like full_like rand_like randn_like bernoulli dropout native_dropout
-""".split()
+    bitwise_xor ceil celu clamp clamp_max clamp_min clone contiguous copysign cos cosh deg2rad detach div elu eq erf
+    erfc erfinv exp exp2 expm1 fill floor floor_divide fmax fmin fmod frac ge gelu gt hardshrink hardsigmoid
+    hardswish hardtanh heaviside hypot isfinite isinf isnan le leaky_relu lerp lgamma lift_fresh log log10 log1p
+    log2 log_sigmoid logaddexp logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum
+    mish mul nan_to_num ne neg ones_like pow prelu _prelu_kernel rad2deg reciprocal relu relu6 remainder round rrelu
+    rsqrt rsub sgn sigmoid sign silu sin sinc sinh softplus softshrink sqrt square sub tan tanh threshold to
+    _to_copy true_divide trunc where xlogy zeros_like zero empty_like full_like rand_like randn_like bernoulli
+    dropout native_dropout
+""".split()  # noqa: SIM905
 
 
 @rule(*ELEMENTWISE)
@@ -94,10 +93,12 @@ def elementwise(call: Call, labels: Labels) -> list[Layout]:
 
 @rule("copy")
 def copy(call: Call, labels: Labels) -> Layout:
-    """Writes the source into the target: the output is the source, broadcast; the target's memory must agree with it."""
+    """Writes the source into the target: the output is the source, broadcast; the target must agree with it."""
     target, source = call.args[0], call.args[1]
     if not labels.of(target):
-        return combine([source], call.outs[0].shape, labels, call.where) if not call.aliased else _pin_all(source, call, labels)
+        if call.aliased:
+            return _pin_all(source, call, labels)
+        return combine([source], call.outs[0].shape, labels, call.where)
     return combine([target, source], call.outs[0].shape, labels, call.where)
 
 

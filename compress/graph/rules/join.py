@@ -44,9 +44,7 @@ def _hide(value: Value, dim: int, labels: Labels) -> Value:
         if dim not in block.dims:
             blocks.append(block)
         elif len(block.dims) > 1:
-            blocks += [
-                Block((d,), labels.lift(block, i)) for i, d in enumerate(block.dims) if d != dim
-            ]
+            blocks += [Block((d,), labels.lift(block, i)) for i, d in enumerate(block.dims) if d != dim]
     labels.layouts[hidden.id] = tuple(blocks)
     return hidden
 

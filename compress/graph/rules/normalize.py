@@ -8,8 +8,16 @@ from .reduce import freeze_along
 from .table import rule
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "batch_norm",
-      "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update")
+@rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "batch_norm",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+)
 def batch_norm(call: Call, labels: Labels) -> list[Layout]:
     """x (N, C, ...), weight, bias, running mean and variance (C,): one unit a channel."""
     x = call.args[0]
@@ -82,7 +90,11 @@ def layer_norm(call: Call, labels: Labels) -> list[Layout]:
     for dim in range(first, len(x.shape)):
         found = labels.along(x, dim)
         if found is not None:
-            scales = [(k, dim - first, labels.along(v, dim - first)) for k, v in ((2, weight), (3, bias)) if isinstance(v, Value)]
+            scales = [
+                (k, dim - first, labels.along(v, dim - first))
+                for k, v in ((2, weight), (3, bias))
+                if isinstance(v, Value)
+            ]
             labels.reduces([(0, dim, found), *scales, (-1, dim, found)])
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 
@@ -106,8 +118,19 @@ def rms_norm(call: Call, labels: Labels) -> list[Layout]:
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 
 
-@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp",
-      "sort", "flip", "roll")
+@rule(
+    "_softmax",
+    "_log_softmax",
+    "_safe_softmax",
+    "softmax",
+    "log_softmax",
+    "cumsum",
+    "cumprod",
+    "logcumsumexp",
+    "sort",
+    "flip",
+    "roll",
+)
 def along_one(call: Call, labels: Labels) -> list[Layout]:
     """Over tokens or space: nothing changes. Over channels: they stay, because each one's value depends on all."""
     x = call.args[0]
@@ -119,5 +142,3 @@ def along_one(call: Call, labels: Labels) -> list[Layout]:
         dims = (call.args[1] if len(call.args) > 1 and isinstance(call.args[1], int) else call.kwargs.get("dim", -1),)
     freeze_along(x, dims, f"{call.where} mixes or reorders channels", labels)
     return [labels.of(x) for _ in call.outs]
-
-

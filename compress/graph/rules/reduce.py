@@ -39,8 +39,28 @@ def reduced_dims(call: Call, dim: Any) -> set[int]:
     return {d % max(n, 1) for d in ((dim,) if isinstance(dim, int) else dim)}
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm",
-      "logsumexp", "prod", "any", "all", "nansum", "median", "nanmedian", "_weight_norm_interface")
+@rule(
+    "mean",
+    "sum",
+    "amax",
+    "amin",
+    "max",
+    "min",
+    "var",
+    "std",
+    "var_mean",
+    "std_mean",
+    "norm",
+    "linalg_vector_norm",
+    "logsumexp",
+    "prod",
+    "any",
+    "all",
+    "nansum",
+    "median",
+    "nanmedian",
+    "_weight_norm_interface",
+)
 def reduce(call: Call, labels: Labels) -> list[Layout]:
     """Reduce over some dimensions. max and min with two tensors are elementwise."""
     if call.op == "_weight_norm_interface":

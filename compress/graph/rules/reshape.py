@@ -70,7 +70,7 @@ def repeat(call: Call, labels: Labels) -> Layout:
     """Each dimension repeated as a whole: positions i and i + n are the same unit."""
     x, times = call.args[0], call.args[1]
     shift = len(times) - len(x.shape)
-    blocks = []
+    blocks: list[tuple[tuple[int, ...], Array, tuple[int, ...]]] = []
     for block in labels.of(x):
         if len(block.dims) == 1:
             dim = block.dims[0] + shift
@@ -258,5 +258,3 @@ def _axes_of(
         if len(carried) == 1 and len(varying) == 1 and len(block.dims) > 1:
             labels.join_axes([block.axes[block.dims.index(carried[0])]], [axes[dims.index(varying[0])]])
     return axes
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ def narrow(value: Value, dim: int, index: slice | np.ndarray, labels: Labels) ->
             position = block.dims.index(dim)
             if len(block.dims) > 1:
                 labels.rigid.setdefault(block.axes[position], "it is indexed")
-            block = Block(block.dims, np.moveaxis(np.moveaxis(block.labels, position, 0)[index], 0, position), block.axes)
+            block = Block(
+                block.dims, np.moveaxis(np.moveaxis(block.labels, position, 0)[index], 0, position), block.axes
+            )
         blocks.append(block)
     return tuple(blocks)
 
 
 def count_up_to(found: Array, stop: int, written: Any, labels: Labels, where: str) -> None:
-    """The code cuts after `stop` positions, a number it wrote as `written` (a TracedInt, an int, or None if it follows)."""
+    """The code cuts after `stop` positions, written as `written` (a TracedInt, an int, or None if it follows)."""
     if written is None or stop in (0, len(found)):
         return
     if isinstance(written, TracedInt):
@@ -55,7 +58,8 @@ def count_up_to(found: Array, stop: int, written: Any, labels: Labels, where: st
 def slice_(call: Call, labels: Labels) -> Layout:
     """x[..., start:end:step, ...] along one dimension."""
     x = call.args[0]
-    dim, start, end, step = (*call.args[1:], *(0, None, None, 1)[len(call.args) - 1 :])
+    given = [*call.args[1:], *(0, None, None, 1)[len(call.args) - 1 :]]
+    dim, start, end, step = given
     dim %= len(x.shape)
     n = x.shape[dim]
     start, end, step = slice(start, end, step).indices(n)
@@ -67,8 +71,11 @@ def slice_(call: Call, labels: Labels) -> Layout:
         if step != 1:
             labels.pin(found, f"{call.where} takes every {step}th channel")
         else:
-            count_up_to(found, start, written_start, labels, call.where)
-            count_up_to(found, end, written_end, labels, call.where)
+            for position, written in ((start, written_start), (end, written_end)):
+                if isinstance(written, int) and written < 0:
+                    labels.need(-written, found[position:], call.where)
+                else:
+                    count_up_to(found, position, written, labels, call.where)
     return narrow(x, dim, slice(start, end, step), labels)
 
 
@@ -76,19 +83,12 @@ def _written_bounds(call: Call, dim: int, start: int, end: int) -> tuple[Any, An
     """start and end as the Python code wrote them; the plain ints where it cannot be told."""
     if call.python is None:
         return start, end
-    name, args, kwargs = call.python
+    name, args, _ = call.python
     if name in ("chunk", "tensor_split", "unsafe_chunk", "roll"):
         return None if name == "chunk" else start, None if name == "chunk" else end
     if name == "__getitem__":
-        key = args[1] if isinstance(args[1], tuple) else (args[1],)
-        for item in key:
-            if isinstance(item, slice):
-                low = 0 if item.start is None else item.start
-                if isinstance(low, int) and (low if low >= 0 else -1) in (start, -1):
-                    high = item.stop
-                    matches_high = high is None or not isinstance(high, int) or int(high) == end or int(high) < 0
-                    if (int(low) == start or int(low) < 0) and matches_high:
-                        return _bound(item.start, start), _bound(item.stop, end)
+        item = _item_of(args[1] if isinstance(args[1], tuple) else (args[1],), len(args[0].shape), dim)
+        return (start, end) if item is None else (_bound(item.start, start), _bound(item.stop, end))
     if name == "narrow":
         low, length = args[2], args[3]
         if isinstance(low, int) and isinstance(length, int):
@@ -96,9 +96,25 @@ def _written_bounds(call: Call, dim: int, start: int, end: int) -> tuple[Any, An
     return start, end
 
 
+def _item_of(key: tuple[Any, ...], n_dims: int, dim: int) -> slice | None:
+    """The slice of an indexing key that acts on dimension `dim` of what its earlier items left."""
+    taken = sum(item is not None and item is not Ellipsis and not isinstance(item, bool) for item in key)
+    at = 0
+    for item in key:
+        if isinstance(item, slice):
+            if at == dim:
+                return item
+            at += 1
+        elif item is None:
+            at += 1
+        elif item is Ellipsis:
+            at += n_dims - taken
+    return None
+
+
 def _bound(written: Any, position: int) -> Any:
-    """A bound as written; a negative literal counts from the end, so it is as constant as the position it names."""
-    return position if written is None or not isinstance(written, int) or int(written) != position else written
+    """A bound as written, negative where it counts from the end; the position where nothing or too much was written."""
+    return written if isinstance(written, int) and (written < 0 or int(written) == position) else position
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
@@ -107,7 +123,7 @@ def split(call: Call, labels: Labels) -> list[Layout]:
     x = call.args[0]
     dim = (call.args[2] if len(call.args) > 2 else call.kwargs.get("dim", 0)) % len(x.shape)
     bounds = np.cumsum([0] + [out.shape[dim] for out in call.outs])
-    pieces = [slice(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    pieces = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
     found = labels.along(x, dim)
     if found is not None and len(pieces) > 1:
         _bind_pieces(call, found, pieces, labels)
@@ -133,15 +149,13 @@ def _bind_pieces(call: Call, found: Array, pieces: list[slice], labels: Labels) 
     if isinstance(sizes, int) and len(lengths) == 1:
         labels.link([found[piece] for piece in pieces], f"{call.where} splits it in {len(pieces)}")
         labels.need(sizes, found[pieces[0]], call.where)
-        if isinstance(sizes, TracedInt) and not any(isinstance(leaf, Attribute) for leaf in leaves(sizes.origin)):
-            return
         return
     labels.pin(found, f"{call.where} splits it at constant positions")
 
 
 @rule("unbind", "select")
 def select(call: Call, labels: Labels) -> list[Layout]:
-    """One position (or each) of a dimension, which is dropped; on channels the position means something, so they stay."""
+    """One position (or each) of a dimension, which is dropped; on channels the position has a meaning, so they stay."""
     x = call.args[0]
     dim = (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) % len(x.shape)
     positions = range(x.shape[dim]) if call.op == "unbind" else [call.args[2] % x.shape[dim]]

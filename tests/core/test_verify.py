@@ -1,0 +1,135 @@
+"""Verification must catch a wrong graph: rules are broken on purpose, and the outcome must still be right."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import compress
+from compress.graph.rules import RULES
+from compress.graph.rules.elementwise import elementwise
+from compress.pruning.replay import mask
+
+
+class Rolled(nn.Module):
+    """Channels are rolled by one between two convolutions: what elementwise propagation gets wrong without a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (
+            nn.Conv2d(3, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 4, 3),
+        )
+
+    def forward(self, x):
+        return self.d(self.c(torch.roll(self.b(self.a(x).relu()).relu(), 1, dims=1)).relu())
+
+
+def wrong(call, labels):
+    """Says that rolled channels keep their places."""
+    return labels.of(call.args[0])
+
+
+def test_a_wrong_rule_is_found_blamed_and_frozen(monkeypatch):
+    model = Rolled()
+    x = torch.randn(1, 3, 16, 16)
+    monkeypatch.setitem(RULES, "roll", wrong)
+    pruned = compress.prune(model, x, ratio=0.5)
+    assert pruned.verification.passed
+    assert [name for name, why in pruned.frozen.items() if why.by == "verification"] == ["b"]
+    assert pruned.model.a.out_channels == 4 and pruned.model.b.out_channels == 8 and pruned.model.c.out_channels == 4
+
+
+def test_zero_weights_do_not_hide_a_wrong_cut(monkeypatch):
+    model = Rolled()
+    nn.init.zeros_(model.c.weight)  # as zero-initialised residuals do: on the real weights every cut looks right
+    monkeypatch.setitem(RULES, "roll", wrong)
+    pruned = compress.prune(model, torch.randn(1, 3, 16, 16), ratio=0.5)
+    assert pruned.frozen["b"].by == "verification"
+
+
+def test_an_unknown_op_freezes_what_it_touches_and_is_named(monkeypatch):
+    monkeypatch.delitem(RULES, "roll")
+    model = Rolled()
+    graph = compress.trace(model, torch.randn(1, 3, 16, 16))
+    assert graph.unknown == {"roll": [""]}
+    assert graph["b"].frozen.by == "rule" and "roll" in graph["b"].frozen.reason
+    assert "roll" in graph.explain()
+
+
+def test_a_cut_that_crashes_is_blamed_on_the_op_that_fails(monkeypatch):
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.c(self.b(y + torch.arange(8.0).view(1, 8, 1, 1)).relu())
+
+    def careless(call, labels):
+        return [next((labels.of(v) for v in call.args if hasattr(v, "shape") and labels.of(v)), ())]
+
+    monkeypatch.setitem(RULES, "add", careless)
+    model = Fixed()
+    pruned = compress.prune(model, torch.randn(1, 3, 4, 4), ratio=0.5)
+    assert pruned.frozen["a"].by == "verification" and pruned.model.b.out_channels == 4
+    monkeypatch.setitem(RULES, "add", elementwise)
+    assert compress.trace(model, torch.randn(1, 3, 4, 4))["a"].frozen.by == "rule"
+
+
+def test_norms_over_channels_run_on_the_survivors():
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.g = nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16)
+            self.b, self.n = nn.Conv2d(16, 12, 3), nn.LayerNorm(12)
+            self.h = nn.Linear(12, 5)
+
+        def forward(self, x):
+            y = self.b(self.g(self.a(x)).relu()).mean((2, 3))
+            y = y - y.mean(1, keepdim=True)
+            return self.h(self.n(y))
+
+    model = Norms()
+    pruned = compress.prune(model, torch.randn(2, 3, 9, 9), ratio=0.5)
+    assert pruned.verification.passed
+    assert not [name for name, why in pruned.frozen.items() if why.by == "verification"]
+    assert pruned.model.g.num_groups == 2 and pruned.model.a.out_channels == 8
+    assert pruned.model.n.normalized_shape == (6,)
+
+
+def test_the_given_model_is_untouched():
+    model = Rolled().train()
+    before = copy.deepcopy(model.state_dict())
+    compress.prune(model, torch.randn(1, 3, 16, 16), ratio=0.5)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert type(model.a.in_channels) is int
+
+
+def test_non_finite_weights_are_refused():
+    model = Rolled()
+    model.a.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(compress.CompressError, match="finite"):
+        compress.prune(model, torch.randn(1, 3, 16, 16), criterion="random", ratio=0.5)
+
+
+def test_a_graph_of_another_model_is_refused():
+    graph = compress.trace(Rolled(), torch.randn(1, 3, 16, 16))
+    other = nn.Sequential(nn.Conv2d(3, 8, 3))
+    with pytest.raises(compress.CompressError, match="trace the model again"):
+        compress.apply(other, graph, compress.Plan({"b": np.array([0])}))
+
+
+def test_mask_zeroes_what_a_cut_removes():
+    model = Rolled()
+    pruned = compress.prune(model, torch.randn(1, 3, 16, 16), ratio=0.5)
+    masked = mask(model, pruned.edits)
+    for name, parameter in pruned.model.named_parameters():
+        original = masked.get_parameter(name).flatten()
+        assert torch.equal(original[original != 0].sort().values, parameter.flatten().sort().values)
