@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from compress import Dataset, hookimpl
 
@@ -17,3 +18,10 @@ def compress_register_datasets() -> Sequence[type[Dataset]]:
     from .yolo_folders import YoloFolders
 
     return [DrawnHands, YoloFolders]
+
+
+@hookimpl
+def compress_register_commands() -> Sequence[Any]:
+    from .command import app
+
+    return [app]

@@ -40,13 +40,15 @@ class DrawnHands(DetectionDataset):
     val: int = 320
     """How many validation images; they are the same whatever `train` is."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, value, least in (("train", self.train, 1), ("val", self.val, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise CompressError(f"{option}: {value} is less than {least}")
+
     def open(self) -> Data:
-        """Read the pictures from the cache or draw them. Raises CompressError where a split would be empty."""
+        """Read the pictures from the cache or draw them."""
         frame = self.frame()
-        if min(self.train, self.val) < 1 or self.seed < 0:
-            raise CompressError(
-                f"data: train ({self.train}) and val ({self.val}) must be at least 1 and seed ({self.seed}) at least 0"
-            )
         drawn = [_load_or_draw(split, self.seed, n, frame) for split, n in (("train", self.train), ("val", self.val))]
         digest = hashlib.sha256()
         for part in drawn:

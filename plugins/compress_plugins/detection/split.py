@@ -68,15 +68,23 @@ class DetectionDataset(Dataset):
     hsv: tuple[float, float, float] = (0.015, 0.4, 0.3)
     """Largest change of hue (fraction of a turn), of saturation and of brightness (relative)."""
 
+    def __post_init__(self) -> None:
+        """Raises CompressError where an option has no meaning."""
+        for side in self.frame():
+            if side < 32 or side % 32:
+                raise CompressError(
+                    f"image_size: {side} is no multiple of 32, and the network halves every side five times; "
+                    f"try {max(round(side / 32), 1) * 32}"
+                )
+        limits = {"flip": self.flip, "scale": self.scale, "translate": self.translate}
+        limits |= dict(zip(("hsv (hue)", "hsv (saturation)", "hsv (value)"), self.hsv, strict=True))
+        for option, value in limits.items():
+            if not 0 <= value <= 1 or (option == "scale" and value == 1):
+                raise CompressError(f"{option}: {value} is not between 0 and 1")
+
     def frame(self) -> tuple[int, int]:
-        """(height, width) of every sample. Raises CompressError where a side is not a multiple of 32."""
-        size = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
-        if len(size) != 2 or any(side < 32 or side % 32 for side in size):
-            raise CompressError(
-                f"data.image_size is {self.image_size}: every side must be a multiple of 32, as the network halves it "
-                f"five times; try {max(round(size[0] / 32), 1) * 32}"
-            )
-        return size[0], size[1]
+        """(height, width) of every sample."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def how(self) -> Augment:
         return Augment(self.flip, self.scale, self.translate, self.hsv)
