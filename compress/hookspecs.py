@@ -40,7 +40,7 @@ def compress_register_compensations() -> Sequence[type[Compensation]]:  # type: 
 
 @hookspec
 def compress_register_op_rules() -> Sequence[Any]:  # type: ignore[empty-body]
-    """Rules for ops that the core does not know: functions (call, labels) whose `ops` names the ATen ops they are for."""
+    """Rules for ops that the core does not know: functions (call, labels) whose `ops` names the ATen ops."""
 
 
 @hookspec

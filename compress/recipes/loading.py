@@ -187,7 +187,9 @@ def _said_of_files(registry: Registry, resolved: Mapping[str, Any]) -> list[str]
 
 def _unused_policy(checked: Checked) -> list[str]:
     used = any(stage.name not in WITHOUT_POLICY for _, stage in checked.stages)
-    return [] if checked.policy is None or used else [f"warning: policy '{checked.policy.name}' is defined and not used"]
+    if checked.policy is None or used:
+        return []
+    return [f"warning: policy '{checked.policy.name}' is defined and not used"]
 
 
 def _texts(values: Any) -> set[str]:
