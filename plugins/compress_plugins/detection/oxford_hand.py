@@ -55,8 +55,8 @@ def convert(source: Path, destination: Path) -> Converted:
     """Write the data set unpacked in `source` to `destination` as images/, labels/ and data.yaml, all or nothing.
 
     Each hand is given there by the corners of a rotated rectangle around palm and fingers; the box is the upright
-    rectangle around it, as far as it lies in the image. Raises CompressError where a folder is missing, none of a split's
-    annotations can be read, or `destination` holds something.
+    rectangle around it, as far as it lies in the image. Raises CompressError where a folder is missing, no annotation
+    of a split can be read, or `destination` holds something.
     """
     root = _find(source)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):

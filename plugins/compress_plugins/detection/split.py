@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compress import CompressError, Dataset
 
-from .augment import Augment, augment, clip
+from .augment import Augment, augment
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,17 @@ class DetectionSplit:
         return len(self.names)
 
     def sample(self, index: int, rng: np.random.Generator | None) -> tuple[Tensor, dict[str, Any]]:
-        """(image (3, H, W) uint8, {"boxes", "labels", "subset", "id"}); augmented where there is a generator."""
-        image = self.images[index]
-        if rng is None:
-            image = image.clone()
-            boxes, left = clip(self.boxes[index], (image.shape[1], image.shape[2]))
-        else:
-            image, boxes, left = augment(image, self.boxes[index], self.how, rng)
+        """(image (3, H, W) uint8, {"boxes", "labels", "subset", "id"}); augmented where there is a generator.
+
+        Without one every box is there, however small it has become: what is evaluated must not depend on the size.
+        """
+        image, boxes, labels = self.images[index].clone(), self.boxes[index].copy(), self.labels[index]
+        if rng is not None:
+            image, boxes, left = augment(image, boxes, self.how, rng)
+            labels = labels[left]
         return image, {
             "boxes": torch.from_numpy(boxes),
-            "labels": torch.from_numpy(self.labels[index][left]),
+            "labels": torch.from_numpy(labels.copy()),
             "subset": self.subsets[index],
             "id": self.names[index],
         }
