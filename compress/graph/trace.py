@@ -23,12 +23,14 @@ def trace(
     example_inputs: Any,
     heads: Literal["whole", "inside"] = "whole",
     groups: Literal["whole", "inside"] = "whole",
+    rules: Mapping[str, Rule] | None = None,
 ) -> DependencyGraph:
     """Run a shell of the model once and build the dependency graph of its channels.
 
     example_inputs: a tensor, a tuple (positional arguments; a list is one argument) or a dict (keyword arguments).
     heads: whether attention loses whole heads or width inside each. groups: the same for grouped convolutions.
-    Rules that plugins registered (`compress_register_op_rules`) come before the built-in ones.
+    rules: ATen op -> rule, asked before the built-in ones; default those of installed plugins (a recipe's own plugin
+    files have theirs in its registry).
     Raises CompressError where the model does not run on the inputs. The model is not changed.
     """
     for option, value in (("heads", heads), ("groups", groups)):
@@ -39,7 +41,8 @@ def trace(
     if not collect_tensors(example_inputs):
         raise CompressError("example_inputs holds no tensor; give a tensor, a tuple of arguments or a dict of keywords")
     tape = record(model, example_inputs)
-    labels = read(tape, {**RULES, **installed().op_rules}, {"heads": heads, "groups": groups})
+    own = installed().op_rules if rules is None else rules
+    labels = read(tape, {**RULES, **own}, {"heads": heads, "groups": groups})
     resolve(labels, heads)
     link_equal_sizes(labels)
     units = form(labels)
