@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compress_plugins.detection.augment import Augment, augment, clip, recolour
+from compress_plugins.detection.letterbox import fit
+from compress_plugins.detection.yolo_folders import YoloFolders, find_subsets, labels_of
 from folders import line, rectangle, red_box, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +18,6 @@ from PIL import Image
 
 from compress import CompressError
 from compress.plugins import installed
-from compress_plugins.detection.augment import Augment, augment, clip, recolour
-from compress_plugins.detection.letterbox import fit
-from compress_plugins.detection.yolo_folders import YoloFolders, find_subsets, labels_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

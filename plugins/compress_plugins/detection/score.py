@@ -10,6 +10,7 @@ from torch import Tensor
 
 MOST_DETECTIONS = 100  # an image, best first: what COCO's evaluation looks at
 RECALLS = np.linspace(0, 1, 101)  # where COCO's evaluation reads the precision
+OVERLAPS = np.linspace(0.5, 0.95, 10)  # the IoUs that it averages over
 
 Found = Mapping[str, Tensor]
 Target = Mapping[str, Any]
@@ -113,7 +114,10 @@ def _mean_average_precision(
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")
+    # torchmetrics' own thresholds are COCO's in float32, which misses recalls that are met exactly
+    metric = MeanAveragePrecision(
+        iou_type="bbox", iou_thresholds=OVERLAPS.tolist(), rec_thresholds=RECALLS.tolist(), backend="pycocotools"
+    )
     metric.warn_on_many_detections = False
     tensors = [[{k: torch.from_numpy(v) for k, v in image.items()} for image in images] for images in (found, truth)]
     metric.update(*tensors)

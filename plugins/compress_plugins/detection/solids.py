@@ -90,9 +90,9 @@ def merge(one: np.ndarray, other: np.ndarray, blend: float) -> np.ndarray:
     if blend <= 0:
         return top
     near = one - other
-    np.abs(near, near)
-    np.subtract(np.float32(blend), near, near)
-    np.maximum(near, 0, near)
+    np.abs(near, out=near)
+    np.subtract(np.float32(blend), near, out=near)
+    np.maximum(near, 0, out=near)
     near *= near
     near *= np.float32(0.25 / blend)
     top += near
@@ -115,11 +115,11 @@ def _capsule_height(a: np.ndarray, b: np.ndarray, ra: float, rb: float, flat: fl
         chord = np.float32(ra) + grow * at
         chord *= chord
         chord -= across
-        np.maximum(chord, 0, chord)
-        np.sqrt(chord, chord)
+        np.maximum(chord, 0, out=chord)
+        np.sqrt(chord, out=chord)
         chord *= np.float32(slope / np.hypot(1, slope))
         chord += along
-        at = np.clip(chord, 0, length, chord)
+        at = np.clip(chord, 0, length, out=chord)
     rest = np.float32(ra) + grow * at
     rest *= rest
     rest -= across
@@ -127,8 +127,8 @@ def _capsule_height(a: np.ndarray, b: np.ndarray, ra: float, rb: float, flat: fl
     along *= along
     rest -= along
     beside = rest <= 0
-    np.maximum(rest, 0, rest)
-    np.sqrt(rest, rest)
+    np.maximum(rest, 0, out=rest)
+    np.sqrt(rest, out=rest)
     rest *= np.float32(flat)
     at *= np.float32(slope)
     rest += at
@@ -158,7 +158,7 @@ def shade(
     filled = np.where(solid, surface, floor - np.float32(reach / 2 + 1))
     if soften >= 1:
         filled = ndimage.uniform_filter(filled, 2 * round(soften) + 1, mode="nearest")
-    gy, gx = np.gradient(filled)
+    gy, gx = np.gradient(filled) if min(filled.shape) > 1 else (np.zeros_like(filled), np.zeros_like(filled))
     gx, gy = np.clip(gx[solid], -4, 4), np.clip(gy[solid], -4, 4)
     norm = 1 / np.sqrt(1 + gx * gx + gy * gy)
     lx, ly, lz = (np.float32(v) for v in light.direction)
