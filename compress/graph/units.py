@@ -191,9 +191,10 @@ def _signatures(in_place: Array, place_of: Array, reason_of: dict[int, str | Non
     keys = generator.integers(1, 2**62, size=places, dtype=np.uint64)
     signature = np.zeros(n, dtype=np.uint64)
     np.add.at(signature, in_place, keys[place_of])
-    reasons = {reason: generator.integers(1, 2**62, dtype=np.uint64) for reason in dict.fromkeys(reason_of.values())}
-    for unit, reason in reason_of.items():
-        signature[unit] += reasons[reason]
+    words = {reason: k for k, reason in enumerate(dict.fromkeys(reason_of.values()))}
+    word_keys = generator.integers(1, 2**62, size=len(words), dtype=np.uint64)
+    frozen = np.fromiter(reason_of, dtype=np.int64, count=len(reason_of))
+    np.add.at(signature, frozen, word_keys[[words[reason] for reason in reason_of.values()]])
     return signature
 
 
