@@ -18,4 +18,4 @@ def check(recipe: RecipeName, settings: Settings = None, profile: Profile = None
     say(data.problems)
     rehearse(checked, data)
     print(json.dumps(dict(checked.resolved), indent=2) if as_json else checked)
-    print(f"{checked.source}: in order; run it: compress run {recipe}", file=sys.stderr)
+    print(f"{recipe}: in order; run it: compress run {recipe}", file=sys.stderr)

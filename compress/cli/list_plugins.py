@@ -13,6 +13,7 @@ from ..errors import CompressError, nearest
 from .arguments import AsJson, columns, say
 
 if TYPE_CHECKING:
+    from ..checking import Option
     from ..registry import Registry
 
 
@@ -41,7 +42,7 @@ def list_plugins(
 
 def entries(registry: Registry) -> list[dict[str, Any]]:
     """One plain mapping a name: kind, name, doc, owner, and its options {name, type, required, default}."""
-    from ..checking import describe, options
+    from ..checking import options
     from ..options import Plugin
     from ..registry import KINDS
 
@@ -49,7 +50,7 @@ def entries(registry: Registry) -> list[dict[str, Any]]:
     for kind in KINDS:
         for name, thing in sorted(getattr(registry, kind.field).items()):
             has_options = isinstance(thing, type) and issubclass(thing, Plugin)
-            listed = [{**asdict(o), "type": describe(o.type)} for o in (options(thing) if has_options else ())]
+            listed = [{**asdict(o), "type": _type(o)} for o in (options(thing) if has_options else ())]
             owner = registry.owners[kind.field, name]
             help_ = getattr(getattr(thing, "info", None), "help", None)
             found.append(
@@ -62,6 +63,18 @@ def entries(registry: Registry) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _type(option: Option) -> str:
+    """What an option takes, in a user's words."""
+    from ..checking import describe
+    from ..registry import KINDS
+
+    if option.uses is None:
+        return describe(option.type)
+    kind = next(kind.singular for kind in KINDS if kind.field == option.uses.kind)
+    several = ", or a list of these" if "list[" in str(option.type) else ""
+    return f"a {kind} by name, or {{uses: name, option: value}}{several}"
 
 
 def page(entry: dict[str, Any]) -> str:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checking import options
+from ..options import Plugin
+
 if TYPE_CHECKING:
     from ..pruning.policy import GroupPolicy
     from ..registry import Registry
@@ -45,11 +48,15 @@ class Recipe:
     registry: Registry
 
     def __str__(self) -> str:
-        stages = "\n".join(f"  {id_:<12} {stage.name}" for id_, stage in self.stages)
+        parts = {"model": self.architecture, "data": self.dataset, "task": self.task, "policy": self.policy}
         profile = f", profile {self.profile}" if self.profile else ""
-        policy = f"\n  policy       {self.policy}" if self.policy else ""
-        return (
-            f"{self.name}{profile}, seed {self.seed}, device {self.device}\n"
-            f"  model        {self.architecture}\n  data         {self.dataset}\n  task         {self.task}{policy}\n"
-            f"stages\n{stages}"
-        )
+        lines = [f"{self.name}{profile}, seed {self.seed}, device {self.device}"]
+        lines += [f"  {key:<12} {_shown(part)}" for key, part in parts.items() if part is not None]
+        lines += ["stages", *(f"  {id_:<12} {_shown(stage)}" for id_, stage in self.stages)]
+        return "\n".join(lines)
+
+
+def _shown(plugin: Plugin) -> str:
+    """Its name and the options that are not at their defaults."""
+    chosen = [(option, getattr(plugin, option.name)) for option in options(type(plugin))]
+    return "  ".join([plugin.name, *(f"{o.name}={value}" for o, value in chosen if o.required or value != o.default)])
