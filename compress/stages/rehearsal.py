@@ -50,7 +50,7 @@ def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """
     context = Context("rehearsal", Path(), (), recipe, data, "cpu", Progress())
     model, example = build(context), context.example()
-    graph = trace(model, example)
+    graph = trace(model, example, rules=recipe.registry.op_rules)
     kept = recipe.policy.freeze(graph, model) if recipe.policy else {}
     cuts = []
     for id_, stage in recipe.stages:
