@@ -87,8 +87,11 @@ def resume(folder: Path) -> Finished:
     return _go(folder, recipe, data, device, kept["threads"])
 
 
-def evaluate(folder: Path, stage: str | None = None) -> dict[str, Any]:
-    """The report's row of one network of a run, measured anew. stage: its id; None: the last that left one."""
+def evaluate(folder: Path, stage: str | None = None, seconds: float = 5.0) -> dict[str, Any]:
+    """The report's row of one network of a run, measured anew.
+
+    stage: its id; None: the last that left one. seconds: how long to measure latency.
+    """
     recipe, kept = load_recipe(folder), lock.read_lock(folder)
     done = tuple((id, s) for id, s in recipe.stages if (folder / id / DONE).exists())
     id = find_start(stage or "previous", done)
@@ -99,7 +102,7 @@ def evaluate(folder: Path, stage: str | None = None) -> dict[str, Any]:
         context = Context(id, folder, done, recipe, open_data(recipe, progress), device, progress)
         candidate = Candidate(id, dict(done)[id].role or id, read(context, id).model)
         found = {candidate.role: assess(context, candidate.model, 16, f"evaluating {id}")}
-        return measure(context, [candidate], found, seconds=5.0)[0]
+        return measure(context, [candidate], found, seconds)[0]
 
 
 def load_recipe(folder: Path) -> Recipe:

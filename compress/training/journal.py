@@ -24,7 +24,7 @@ class Journal:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._cut(folder / NAME, step)
-        self._lines = open(folder / NAME, "a", encoding="utf-8")  # noqa: SIM115
+        self._lines = open(folder / NAME, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     @staticmethod

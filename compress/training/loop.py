@@ -38,8 +38,7 @@ class Job:
 
     stage: its name, part of where randomness comes from. folder: gets checkpoint and metrics. workers: processes that
     make batches, 0 for a thread. attach: hooks a regularizer to the optimizer. validate: a network -> its metrics.
-    epoch_finished: told each epoch (from 1) and its metrics. checkpoint_seconds: at most between two checkpoints; the
-    end of an epoch makes one where a tenth of them has passed.
+    epoch_finished: told each epoch (from 1) and its metrics.
     """
 
     stage: str
@@ -55,7 +54,6 @@ class Job:
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     epoch_finished: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None
     progress: Progress = field(default_factory=Progress)
-    checkpoint_seconds: float = 60.0
 
 
 def train(job: Job) -> nn.Module:
@@ -124,7 +122,7 @@ def _run(job: Job, fabric: Fabric, model: nn.Module, optimizer: optim.Optimizer,
                 advance(1, f"epoch {epoch}/{settings.epochs}, loss {losses['loss']:.3g}, {pace}{shrunk}")
 
                 waited = time.monotonic() - saved_at
-                due = waited > job.checkpoint_seconds * (0.1 if ended else 1.0) and step < len(orders)
+                due = waited > settings.checkpoint_seconds * (0.1 if ended else 1.0) and step < len(orders)
                 if (due or stop_asked()) and all_finite(model):
                     journal.sync()
                     checkpoint.save(saved, model, optimizer, Standing(step, sums, precision.state_dict()))

@@ -19,7 +19,8 @@ class Settings:
     lr: the peak learning rate. momentum: of SGD, or beta1 of AdamW. weight_decay: on the weights of convolutions and
     linear layers, never on norms or biases. warmup: epochs of linear warm-up. schedule: from the peak down to
     `final_lr` times the peak. clip: the largest norm of the whole gradient, null for none. precision: as Lightning
-    Fabric names it. validate_every: epochs between two validations, 0 for none.
+    Fabric names it. validate_every: epochs between two validations, 0 for none. checkpoint_seconds: at most between two
+    checkpoints; the end of an epoch makes one as well where a tenth of them has passed.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -35,6 +36,7 @@ class Settings:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     channels_last: bool = True
     validate_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
 
 
 def decayed(model: nn.Module) -> dict[str, bool]:

@@ -26,9 +26,9 @@ def work(folder: Path) -> None:
     data = toy.ToyStripes(train=48, slow=0.0005).open()
     torch.manual_seed(3)
     model = toy.ToyNet().build(4, data.image_size)
-    settings = Settings(epochs=6, batch_size=8, lr=0.05)
+    settings = Settings(epochs=6, batch_size=8, lr=0.05, checkpoint_seconds=0.02)
     quiet = Progress(stream=open(os.devnull, "w"))  # noqa: SIM115
-    train(Job("arm", model, data.train, toy.ToyTask(), settings, 3, folder, progress=quiet, checkpoint_seconds=0.02))
+    train(Job("arm", model, data.train, toy.ToyTask(), settings, 3, folder, progress=quiet))
     write_tensors(folder / "weights.safetensors", model.state_dict())
 
 
@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
     while status != 0:
         child = fork(folder / "shot")
         time.sleep(dice.uniform(0.02, 0.25) * took)
-        if killed < 12:
+        if killed < 8:
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
