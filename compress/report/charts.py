@@ -74,20 +74,24 @@ def score_chart(rows: Sequence[Mapping[str, Any]], headline: str) -> Markup:
 
 
 def curve_chart(curves: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """One curve a role on common axes from 0 to 1. curves: role -> {"x", "y", "xlabel", "ylabel"}."""
+    """One curve a role on common axes from 0. curves: role -> {"x", "y", "xlabel", "ylabel"}, nothing negative."""
     left, top, width, height = 46.0, 8.0, 420.0, 280.0
+    across, up = (_ticks(max(max(curve[axis], default=0) for curve in curves.values())) for axis in ("x", "y"))
     parts = []
-    for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        x, y = left + width * tick, top + height * (1 - tick)
-        parts += [_line(left, y, left + width, y), _text(left - 8, y + 3.5, f"{tick:.1f}", "end")]
-        parts.append(_text(x, top + height + 17, f"{tick:.1f}", "middle"))
+    for tick in up:
+        y = top + height * (1 - tick / up[-1])
+        parts += [_line(left, y, left + width, y), _text(left - 8, y + 3.5, f"{tick:g}", "end")]
+    for tick in across:
+        parts.append(_text(left + width * tick / across[-1], top + height + 17, f"{tick:g}", "middle"))
     for role, curve in curves.items():
         every = max(1, -(-len(curve["x"]) // POINTS))
-        inside = [(min(max(x, 0), 1), min(max(y, 0), 1)) for x, y in zip(curve["x"], curve["y"], strict=True)]
-        kept = [*inside[:-1:every], *inside[-1:]]
-        points = " ".join(f"{left + width * x:.1f},{top + height * (1 - y):.1f}" for x, y in kept)
+        points = list(zip(curve["x"], curve["y"], strict=True))
+        path = " ".join(
+            f"{left + width * x / across[-1]:.1f},{top + height * (1 - y / up[-1]):.1f}"
+            for x, y in [*points[:-1:every], *points[-1:]]
+        )
         title = escape(TITLES.get(role, role))
-        parts.append(f'<polyline class="curve {escape(role)}" points="{points}"><title>{title}</title></polyline>')
+        parts.append(f'<polyline class="curve {escape(role)}" points="{path}"><title>{title}</title></polyline>')
     one = next(iter(curves.values()))
     parts.append(_text(left + width / 2, top + height + 36, one["xlabel"], "middle", "axis"))
     parts.append(_text(12, top + height / 2, one["ylabel"], "middle", "axis", turned=True))
@@ -127,6 +131,15 @@ def _axis(values: Sequence[float]) -> tuple[float, list[float]]:
     step = 0.1 if room <= 0.5 else 0.2
     count = min(math.ceil(room / step), round(1 / step))
     return round(1 - step * count, 1), [round(1 - step * n, 1) for n in range(count, -1, -1)]
+
+
+def _ticks(most: float) -> list[float]:
+    """About five round numbers from 0 to a little above `most`: 0, 50, ... 250 for 224; 0 to 1 where that is enough."""
+    if most <= 1:
+        return [0, 0.2, 0.4, 0.6, 0.8, 1]
+    scale = 10 ** math.floor(math.log10(most / 5))
+    step = next(scale * times for times in (1, 2, 2.5, 5, 10) if scale * times * 5 >= most)
+    return [step * n for n in range(math.ceil(most / step) + 1)]
 
 
 def _round_up(most: int) -> int:

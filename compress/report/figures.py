@@ -13,7 +13,7 @@ METRICS = {
     "map75": "mAP@0.75",
     "precision50": "Precision@0.5",
     "recall50": "Recall@0.5",
-    "f1": "F1",
+    "threshold50": "Score threshold",
     "accuracy": "Accuracy",
 }
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -50,12 +50,11 @@ def lines(report: Mapping[str, Any]) -> tuple[Line, ...]:
 def _line(row: Mapping[str, Any], first: Mapping[str, Any], headline: str, subsets: Sequence[str]) -> Line:
     latency, base = row["latency_ms"], first["latency_ms"]
     here = row is not first
-    spread = f"{_digits(latency['p10'])}–{_digits(latency['p90'])}"
     figures = [
         _size("Parameters", row["params"], first["params"], "", here),
         _size("Size", row["bytes"], first["bytes"], "B", here),
         _size("MACs", row["macs"], first["macs"], "", here),
-        Figure("Latency", milliseconds(latency["median"]), spread, *_ratio(latency["median"], base["median"], here)),
+        _time(latency, base, here),
         _score(metric_title(headline), row["metrics"].get(headline), first["metrics"].get(headline), here),
     ]
     for name in subsets:
@@ -112,6 +111,15 @@ def _digits(value: float) -> str:
 
 def _size(column: str, after: float, before: float, unit: str, here: bool) -> Figure:
     return Figure(column, number(after, unit, before), "", *_ratio(after, before, here))
+
+
+def _time(after: Mapping[str, Any], before: Mapping[str, Any], here: bool) -> Figure:
+    """A change that lies within the first row's own spread is neither better nor worse."""
+    change, better = _ratio(after["median"], before["median"], here)
+    if before["p10"] <= after["median"] <= before["p90"]:
+        better = None
+    spread = f"{_digits(after['p10'])}–{_digits(after['p90'])}"
+    return Figure("Latency", milliseconds(after["median"]), spread, change, better)
 
 
 def _ratio(after: float, before: float, here: bool) -> tuple[str, bool | None]:

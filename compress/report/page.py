@@ -47,10 +47,10 @@ def write(run_folder: Path, report: Mapping[str, Any]) -> Path:
     Raises CompressError where the report breaks its contract; nothing is written then.
     """
     validate(report)
-    stages = [row["stage"] for row in report["rows"]]
+    roles = {row["stage"]: row["role"] for row in report["rows"]}
     recipe = run_folder / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
-    page = render(report, gather(run_folder, stages), text)
+    page = render(report, gather(run_folder, roles), text)
     write_json(run_folder / "report.json", report)
     path = run_folder / "report.html"
     with replaced(path) as beside:
@@ -74,13 +74,15 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
         titles=TITLES,
         explained=EXPLAINED,
         tiles=_tiles(report) if len(report["rows"]) > 1 else (),
+        subsets=list(dict.fromkeys(name for row in report["rows"] for name in row["subsets"])),
         claims=_claims(report["rows"][0], last, headline),
         measured=measured(report),
         mark=synthetic_mark(report),
         channels=channel_chart(report["channels"]) if report["channels"] else "",
         counts={key: sum(entry[key] for entry in report["channels"]) for key in ("before", "after")},
         accuracy=score_chart(report["rows"], headline),
-        curves={name: curve_chart(curve) for name, curve in album.curves.items()},
+        curves={_said(curves): curve_chart(curves) for curves in album.curves.values()},
+        trained="loss" in album.curves,
         headline=metric_title(headline),
         kept=_kept(report),
         scores=_scores(report),
@@ -88,6 +90,13 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
         album=album,
         recipe=recipe,
     )
+
+
+def _said(curves: Mapping[str, Mapping[str, Any]]) -> str:
+    """A caption: 'Precision over recall'."""
+    one = next(iter(curves.values()))
+    text = f"{one['ylabel']} over {one['xlabel']}"
+    return text[:1].upper() + text[1:]
 
 
 def _claims(first: Mapping[str, Any], last: Mapping[str, Any], headline: str) -> list[str]:

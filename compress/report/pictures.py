@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,13 +49,14 @@ class Album:
     shown: float = SHOWN
 
 
-def gather(run_folder: Path, stages: Sequence[str] = ()) -> Album:
-    """Read `<stage>/**/*.svg|png`, `<stage>/examples/<role>-<n>.png` and `<stage>/curves.json` below a run folder.
+def gather(run_folder: Path, roles: Mapping[str, str]) -> Album:
+    """Read what stages leave in their folders below a run folder.
 
-    stages: ids in the order of the page; other folders follow by name. Pictures are taken in that order until the page
-    is full; examples come first.
+    `<stage>/**/*.svg|png`, `<stage>/examples/<role>-<n>.png`, `<stage>/curves.json` (curves by role) and the losses in
+    `<stage>/metrics.jsonl`. roles: stage id -> role, in the order of the page; other folders follow by name. Pictures
+    are taken in that order until the page is full; examples come first.
     """
-    folders = [run_folder / stage for stage in stages if (run_folder / stage).is_dir()]
+    folders = [run_folder / stage for stage in roles if (run_folder / stage).is_dir()]
     folders += [f for f in sorted(run_folder.glob("*")) if f.is_dir() and f not in folders and f.name[0] != "."]
     room, left_out = ROOM, []
 
@@ -82,7 +84,8 @@ def gather(run_folder: Path, stages: Sequence[str] = ()) -> Album:
                 continue
             if picture := take(path, _caption(path), 1400):
                 pictures.setdefault(folder.name, []).append(picture)
-    return Album(pictures, list(examples.values()), _curves(folders), left_out)
+    curves = {**_curves(folders), **_losses({role: run_folder / stage for stage, role in roles.items()})}
+    return Album(pictures, list(examples.values()), curves, left_out)
 
 
 def _drawn(folders: Sequence[Path]) -> list[tuple[int, str, Path]]:
@@ -107,6 +110,19 @@ def _curves(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
                 for name, curve in named.items():
                     curves.setdefault(name, {})[role] = curve
     return curves
+
+
+def _losses(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Training loss over steps by role, from the step lines of each stage's metrics.jsonl; {} where none trained."""
+    losses = {}
+    for role, folder in folders.items():
+        path = folder / "metrics.jsonl"
+        entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        steps = [(e["step"], e["loss"]) for e in entries if e.get("kind") == "step" and math.isfinite(e["loss"])]
+        if steps:
+            x, y = zip(*steps, strict=True)
+            losses[role] = {"x": x, "y": y, "xlabel": "step", "ylabel": "training loss"}
+    return {"loss": losses} if losses else {}
 
 
 def _caption(path: Path) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from compress import CompressError
 from compress.report import draw_examples, gather, table, validate, write
-from compress.report.charts import channel_chart, short_names
+from compress.report.charts import channel_chart, curve_chart, short_names
 from compress.report.figures import lines, number, percent, scientific
 
 
@@ -112,6 +112,8 @@ def test_lines_judge_changes_by_what_is_better(report) -> None:
     assert finetuned["Parameters"].change == "−75.0\u202f%" and finetuned["Parameters"].better
     assert finetuned["Latency"].text == "8.00 ms" and finetuned["Latency"].note == "7.20–9.60"
     assert finetuned["mAP@0.5"].change == "+0.0100" and finetuned["mAP@0.5"].better
+    sparse = {figure.column: figure for figure in lines(report)[1].figures}
+    assert sparse["Latency"].change == "+1.0\u202f%" and sparse["Latency"].better is None  # within the spread
     pruned = {figure.column: figure for figure in lines(report)[2].figures}
     assert pruned["ego"].text == "0.5000" and pruned["ego"].better is False
     assert all(figure.change == "" for figure in lines(report)[0].figures)
@@ -140,6 +142,16 @@ def test_table_of_one_network_has_no_changes(report) -> None:
 )  # fmt: skip
 def test_short_names_drop_what_all_share(names: list[str], short: list[str]) -> None:
     assert short_names(names) == short
+
+
+def test_curve_chart_draws_to_scale() -> None:
+    line = {"x": [0, 250], "y": [10.0, 2.5], "xlabel": "step", "ylabel": "loss"}
+    svg = curve_chart({"sparse": line})
+    (points,) = re.findall(r'points="([^"]+)"', svg)
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points.split())
+    ticks = [float(text) for text in re.findall(r'<text class="tick"[^>]*>([^<]+)<', svg)]
+    assert ticks == [0, 2, 4, 6, 8, 10, 0, 50, 100, 150, 200, 250]
+    assert (x1 - x0, y1 - y0) == pytest.approx((420.0, 0.75 * 280.0))
 
 
 def test_channel_chart_draws_to_scale() -> None:
@@ -194,6 +206,9 @@ def run(tmp_path: Path) -> Path:
     pictures.mkdir(parents=True)
     (pictures / "gamma-quantiles.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"/>')
     Image.fromarray(rng.integers(0, 255, (300, 400, 3), dtype=np.uint8)).save(pictures / "first_layer.png")
+    losses = [{"kind": "step", "step": n, "loss": 12 - n / 100} for n in range(10, 900, 10)]
+    losses += [{"kind": "step", "step": 900, "loss": float("nan")}, {"kind": "epoch", "step": 900, "loss": 4.0}]
+    (tmp_path / "sparse-stage" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
     (tmp_path / "recipe.yaml").write_text("name: x # <script>alert(1)</script>\n")
     return tmp_path
 
@@ -213,11 +228,11 @@ def test_write_makes_one_page_that_loads_nothing(report, run: Path) -> None:
     shown = " ".join(page.text)
     for text in ("hand & foot", "4.00 M", "1.00 M", "0.8100", "Synthetic data", "✓ verified", "a <fast> cpu",
                  "its channels <meet> a shortcut", "layers.48.conv", "compress run 'my recipe.yaml'", "2.15.0",
-                 "Gamma quantiles", "First layer", "Precision recall", "<script>alert(1)</script>", "4.0× fewer",
+                 "Gamma quantiles", "First layer", "Precision over recall", "Training loss over step", "<script>alert(1)</script>", "4.0× fewer",
                  "2.5× faster", "3.2 × 10⁻⁶"):  # fmt: skip
         assert text in shown, text
     assert page.tags.count("img") == 2 * 2 + 2  # two examples before and after, two pictures
-    assert page.tags.count("polyline") == 2
+    assert page.tags.count("polyline") == 3
 
 
 def test_write_refuses_a_broken_report_and_writes_nothing(report, tmp_path: Path) -> None:
@@ -250,7 +265,7 @@ def test_the_page_stays_small_and_names_what_it_leaves_out(report, run: Path) ->
     path = write(run, report)
     html = path.read_text(encoding="utf-8")
     assert path.stat().st_size < 3_000_000
-    left_out = gather(run).left_out
+    left_out = gather(run, {"sparse-stage": "sparse"}).left_out
     assert any("broken.png cannot be read" in line for line in left_out)
     assert any(re.search(r"big-\d.svg is too large", line) for line in left_out)
     assert html.count("Not shown: ") == len(left_out)
