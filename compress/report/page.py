@@ -65,13 +65,12 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
     page = Environment(
         loader=DictLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page.filters |= {"number": number, "thousands": "{:,}".format, "scientific": scientific, "title": metric_title}
+    page.filters |= {"thousands": "{:,}".format, "scientific": scientific, "title": metric_title}
     last, headline = report["rows"][-1], report.get("headline", "map50")
     return page.get_template("page.html").render(
         report={"command": "", "date": "", "versions": {}, "hardware": {}, "notes": [], **report},
         style=Markup(source["page.css"]),
         lines=lines(report),
-        titles=TITLES,
         explained=EXPLAINED,
         tiles=_tiles(report) if len(report["rows"]) > 1 else (),
         subsets=list(dict.fromkeys(name for row in report["rows"] for name in row["subsets"])),

@@ -228,7 +228,8 @@ def test_write_makes_one_page_that_loads_nothing(report, run: Path) -> None:
     shown = " ".join(page.text)
     for text in ("hand & foot", "4.00 M", "1.00 M", "0.8100", "Synthetic data", "✓ verified", "a <fast> cpu",
                  "its channels <meet> a shortcut", "layers.48.conv", "compress run 'my recipe.yaml'", "2.15.0",
-                 "Gamma quantiles", "First layer", "Precision over recall", "Training loss over step", "<script>alert(1)</script>", "4.0× fewer",
+                 "Gamma quantiles", "First layer", "Precision over recall",
+                 "Training loss over step", "<script>alert(1)</script>", "4.0× fewer",
                  "2.5× faster", "3.2 × 10⁻⁶"):  # fmt: skip
         assert text in shown, text
     assert page.tags.count("img") == 2 * 2 + 2  # two examples before and after, two pictures
