@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from .graph.graph import Cost, DependencyGraph, Frozen, Group, Link, Member
     from .graph.trace import trace
     from .hookspecs import hookimpl
-    from .options import Plugin
+    from .options import Plugin, Uses
     from .pruning.apply import Pruned, apply, prune
     from .pruning.artifact import load, save
+    from .pruning.compensation import Compensation
     from .pruning.criteria import Criterion, Part
     from .pruning.plan import Plan
     from .pruning.policy import GroupPolicy
     from .pruning.selection import plan
     from .pruning.verify import Verification
     from .stages.exporter import Exporter
+    from .stages.stage import Context, Stage
     from .training.architecture import Architecture
     from .training.dataset import Data, Dataset, Split
     from .training.regularizers import Attached, Regularizer
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Architecture",
     "Attached",
+    "Compensation",
     "CompressError",
+    "Context",
     "Cost",
     "Criterion",
     "Data",
@@ -50,7 +54,9 @@ __all__ = [
     "Regularizer",
     "Sparsifier",
     "Split",
+    "Stage",
     "Task",
+    "Uses",
     "Verification",
     "VerificationError",
     "apply",
@@ -72,6 +78,8 @@ _HOMES = (  # where the names live, lightest first
     "pruning.criteria",
     "pruning.policy",
     "stages.exporter",
+    "stages.stage",
+    "pruning.compensation",
     "training.architecture",
     "training.dataset",
     "training.regularizers",
