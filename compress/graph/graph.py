@@ -79,7 +79,7 @@ class Cost:
         return f"{self.params:,} parameters, {self.macs:,} multiply-adds"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One recorded ATen call, for verification: the layout of its outputs, and what it reduces over.
 

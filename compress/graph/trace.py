@@ -72,7 +72,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
     for number, call in enumerate(tape.calls):
         labels.current = number
         inputs = call_values(call)
-        if not any(labels.of(value) for value in inputs):
+        if call.op != "expand" and not any(labels.of(value) for value in inputs):  # expand may take a channel's size
             for out in call.outs:
                 labels.layouts[out.id] = ()
             continue

@@ -117,7 +117,16 @@ def check_shapes(model: nn.Module, graph: DependencyGraph) -> None:
 
 
 def _blame(plan: Plan, graph: DependencyGraph, blame: Blame) -> tuple[Plan, DependencyGraph]:
-    labels = np.concatenate(blame.step.touched) if blame.step and blame.step.touched else np.zeros(0, dtype=np.int64)
+    """Freeze what the blamed step touches; where nothing of that is cut, the nearest step before it."""
+    labels = np.zeros(0, dtype=np.int64)
+    alive = graph.alive(plan)
+    steps = list(graph.steps)
+    before = steps[: steps.index(blame.step) + 1] if blame.step is not None else []
+    for step in reversed(before):
+        touched = np.concatenate([np.zeros(0, dtype=np.int64), *step.touched])
+        if not graph.alive_labels(alive)[touched].all():
+            labels = touched
+            break
     return _without(plan, graph, labels, blame.what, by="verification")
 
 

@@ -168,3 +168,46 @@ def test_whole_heads_go_with_their_number():
     pruned = cut(Attention(), x)
     assert (pruned.model.heads, pruned.model.dim) == (2, 8)
     assert pruned.model.qkv.out_features == 48 and pruned.model.out.in_features == 16
+
+
+def test_expanding_to_a_size_that_was_read_carries_its_channels():
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            y = torch.nn.functional.normalize(self.a(x), dim=1)
+            gate = x.mean(1, keepdim=True).expand(-1, y.shape[1], -1, -1)
+            return self.b(y * gate)
+
+    assert cut(Normalised()).model.a.out_channels == 4
+
+
+def test_gated_linear_units_and_channels_last_pooling():
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 1)
+            self.pool, self.c = nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            y = self.b(torch.nn.functional.glu(self.a(x), 1).contiguous(memory_format=torch.channels_last))
+            return self.c(self.pool(y))
+
+    pruned = cut(Gated())
+    assert pruned.model.a.out_channels == 8 and pruned.model.b.weight.shape[:2] == (4, 4)
+
+
+def test_pooling_and_convolving_over_channels_freezes_them():
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv3d(1, 1, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            y = self.a(x).unsqueeze(1)
+            return self.c(torch.nn.functional.avg_pool3d(self.b(y), (3, 1, 1), 1, (1, 0, 0)).squeeze(1))
+
+    graph = compress.trace(Deep(), torch.randn(1, 3, 6, 6))
+    assert "convolves over it" in graph["a"].frozen.reason

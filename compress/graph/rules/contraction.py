@@ -9,6 +9,7 @@ import numpy as np
 
 from ..labels import Array, Block, Labels, Layout, Term, place_blocks
 from ..tape import Call, Value
+from .reduce import freeze_along
 from .table import rule
 
 
@@ -54,6 +55,7 @@ def convolution(call: Call, labels: Labels) -> Layout:
         kernel = labels.along(weight, dim)
         if kernel is not None:
             labels.pin(kernel, None)
+    freeze_along(x, range(channels + 1, len(x.shape)), f"{call.where} convolves over it", labels)
     out_dim = channels
     size = call.outs[0].shape
     spatial = prod(x.shape[channels + 1 :]) if transposed else prod(size[channels + 1 :])

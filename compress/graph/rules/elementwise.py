@@ -91,6 +91,20 @@ def elementwise(call: Call, labels: Labels) -> list[Layout]:
     return [layout for _ in call.outs]
 
 
+@rule("glu")
+def glu(call: Call, labels: Labels) -> Layout:
+    """First half times the sigmoid of the second half: index i of both halves is one unit."""
+    x = call.args[0]
+    dim = (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", -1)) % len(x.shape)
+    others = [block for block in labels.of(x) if dim not in block.dims]
+    found = labels.along(x, dim)
+    if found is None:
+        return tuple(others)
+    first, second = found.reshape(2, -1)  # (2 n,) -> 2 x (n,)
+    labels.equal(first, second)
+    return tuple(sorted((*others, Block((dim,), first)), key=lambda block: block.dims))
+
+
 @rule("copy")
 def copy(call: Call, labels: Labels) -> Layout:
     """Writes the source into the target: the output is the source, broadcast; the target must agree with it."""

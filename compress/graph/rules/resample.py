@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from ..labels import Block, Labels, Layout, place_blocks
@@ -47,15 +49,16 @@ from .table import rule
     "replication_pad3d",
     "grid_sampler_2d",
     "grid_sampler_3d",
-    "im2col_same",
     "max_unpool2d",
 )
 def over_space(call: Call, labels: Labels) -> list[Layout]:
-    """Each channel by itself: labels pass; what is carried over space stays."""
+    """Each channel by itself: labels pass. What is carried along a resampled dimension stays."""
     x = call.args[0]
-    changed = [d for d in range(len(x.shape)) if x.shape[d] != call.outs[0].shape[d]]
-    freeze_along(x, changed, f"{call.where} resamples it", labels)
-    kept = tuple(block for block in labels.of(x) if not set(block.dims) & set(changed))
+    written = re.search(r"(\d)d", call.op) or re.search(r"_(\d)$", call.op)
+    n_space = int(written.group(1)) if written else 2
+    space = range(len(x.shape) - n_space, len(x.shape))
+    freeze_along(x, space, f"{call.where} resamples it", labels)
+    kept = tuple(block for block in labels.of(x) if not set(block.dims) & set(space))
     return [kept for _ in call.outs]
 
 

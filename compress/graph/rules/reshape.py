@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ints import Size
 from ..labels import Array, Block, Labels, Layout, place_blocks
 from ..tape import Call, Value
 from .table import rule
@@ -31,6 +32,17 @@ def permute(call: Call, labels: Labels) -> Layout:
     return place_blocks((tuple(where[d] for d in b.dims), b.labels, b.axes) for b in labels.of(x))
 
 
+@rule("as_strided")
+def as_strided(call: Call, labels: Labels) -> Layout:
+    """Another memory format of the same shape keeps everything; any other view of the memory is nobody's guess."""
+    x = call.args[0]
+    if x.shape == call.outs[0].shape:
+        return labels.of(x)
+    for found in labels.all_labels(x):
+        labels.pin(found, f"{call.where} views the memory in another shape")
+    return ()
+
+
 @rule("unsqueeze")
 def unsqueeze(call: Call, labels: Labels) -> Layout:
     """A new dimension of size 1."""
@@ -52,17 +64,39 @@ def squeeze(call: Call, labels: Labels) -> Layout:
 
 @rule("expand", "broadcast_to", "expand_as")
 def expand(call: Call, labels: Labels) -> Layout:
-    """Size-1 dimensions are repeated: those carry nothing. A channel size that is written out must follow."""
+    """Size-1 dimensions are repeated: they carry nothing, or what the tensor carries whose size the code asked for.
+
+    A channel size that is written out must follow.
+    """
     x, out = call.args[0], call.outs[0].shape
     shift = len(out) - len(x.shape)
-    layout = tuple(Block(tuple(d + shift for d in b.dims), b.labels, b.axes) for b in labels.of(x))
+    layout = [Block(tuple(d + shift for d in b.dims), b.labels, b.axes) for b in labels.of(x)]
     sizes = written_sizes(call, out)
-    for block in layout:
+    for block in tuple(layout):
         for position, dim in enumerate(block.dims):
             size = sizes[dim]
             if size is not None:
                 labels.need(size, labels.lift(block, position), call.where)
-    return layout
+    for dim, n in enumerate(out):
+        if n > 1 and (dim < shift or x.shape[dim - shift] == 1):
+            found = _followed(call, sizes[dim], dim, labels)
+            if found is not None:
+                layout.append(Block((dim,), found))
+    return tuple(sorted(layout, key=lambda block: block.dims))
+
+
+def _followed(call: Call, size: Any, dim: int, labels: Labels) -> Array | None:
+    """Labels of the dimension whose size an expanded dimension takes, (n,), or None where it is no channel's."""
+    if call.python is not None and call.python[0] == "expand_as":
+        other = call.python[1][1]
+        return labels.along(other, dim)
+    origin = getattr(size, "origin", None)
+    if not isinstance(origin, Size):
+        return None
+    for block in labels.layouts.get(origin.value, ()):
+        if origin.dim in block.dims:
+            return labels.lift(block, block.dims.index(origin.dim))
+    return None
 
 
 @rule("repeat")
