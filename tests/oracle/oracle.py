@@ -1,0 +1,209 @@
+"""A network and its cut in, equal or not out - by a way that knows nothing of how the cut was made.
+
+Every element of every parameter and buffer carries its own number in the low bits of its value. So each surviving
+element tells where it comes from; everything else is zeroed in the original, and the outputs are compared.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+NUMBER = (1 << 32) - 1
+"""The low 32 of a float64's 52 mantissa bits hold the element's number; what is left is 2^-20 exact."""
+
+
+def number_every_element(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random float64 weights of a sane size, positive variances, and in each its number. In place."""
+    model.double()
+    generator = torch.Generator().manual_seed(seed)
+    variances = {id(m.running_var) for m in model.modules() if getattr(m, "running_var", None) is not None}
+    scales = {id(m.weight) for m in model.modules() if _is_norm(m) and m.weight is not None}
+    position = 0
+    for tensor in _floats(model).values():
+        values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if id(tensor) in variances or id(tensor) in scales:
+            values = values.abs() + 0.5
+        elif tensor.ndim > 1:
+            values *= (2 / max(tensor[0].numel(), 1)) ** 0.5
+        else:
+            values *= 0.3
+        bits = values.reshape(-1).view(torch.int64)
+        numbers = torch.arange(position, position + bits.numel())
+        with torch.no_grad():
+            tensor.copy_(((bits & ~NUMBER) | numbers).view(torch.float64).view(tensor.shape))
+        position += bits.numel()
+    assert position <= NUMBER
+    return model
+
+
+def find_survivors(model: nn.Module, cut: nn.Module) -> dict[str, tuple[np.ndarray, ...]]:
+    """Parameter or buffer -> for each dimension the original positions that survive.
+
+    Asserts that each element of the cut comes, unchanged, from the parameter of the same name, and that the survivors
+    are an outer product of rising index sets: pure index selection.
+    """
+    smaller, position, found = _floats(cut), 0, {}
+    for name, tensor in _floats(model).items():
+        assert name in smaller, f"{name} is gone"
+        bits = smaller[name].detach().contiguous().view(-1).view(torch.int64).numpy().reshape(smaller[name].shape)
+        origin = (bits & NUMBER) - position
+        position += tensor.numel()
+        assert smaller[name].ndim == tensor.ndim and origin.size, f"{name}: {tuple(smaller[name].shape)}"
+        assert ((origin >= 0) & (origin < tensor.numel())).all(), f"{name} holds elements of another parameter"
+        whole = tensor.detach().contiguous().view(-1).view(torch.int64).numpy()
+        assert (whole[origin] == bits).all(), f"{name}: values changed"
+        fibres = [np.moveaxis(origin, dim, 0).reshape(origin.shape[dim], -1)[:, 0] for dim in range(origin.ndim)]
+        index = tuple(np.unravel_index(f, tensor.shape)[dim] for dim, f in enumerate(fibres))
+        assert all((np.diff(i) > 0).all() for i in index), f"{name}: survivors out of order"
+        if index:
+            product = np.ravel_multi_index(np.ix_(*index), tensor.shape)
+            assert np.array_equal(product, origin), f"{name}: not a selection of indices"
+        found[name] = index
+    assert set(smaller) == set(found), f"new: {set(smaller) - set(found)}"
+    return found
+
+
+def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.Module:
+    """The original with every element zeroed whose position did not survive in some dimension.
+
+    A removed channel is then zero from its filter to the columns that read it. Norms over channels are the exception:
+    zeros would count in their mean, so they run on the survivors; see `OnSurvivors`.
+    """
+    masked = copy.deepcopy(model)
+    for name, tensor in _floats(masked).items():
+        for dim, index in enumerate(survivors[name]):
+            gone = np.setdiff1d(np.arange(tensor.shape[dim]), index)
+            with torch.no_grad():
+                tensor.index_fill_(dim, torch.from_numpy(gone), 0)
+    return masked
+
+
+def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> None:
+    """Assert that the cut computes what the masked original does, relative to its largest output."""
+    survivors = find_survivors(model, cut)
+    masked = mask(model, survivors).train(train)
+    with OnSurvivors(masked, survivors):
+        want = _run(masked, inputs)
+    have = _run(copy.deepcopy(cut).train(train), inputs)
+    assert len(want) == len(have) > 0
+    for number, (w, h) in enumerate(zip(want, have, strict=True)):
+        assert w.shape == h.shape, f"output {number}: {tuple(h.shape)}, expected {tuple(w.shape)}"
+        assert torch.isfinite(w).all() and torch.isfinite(h).all(), f"output {number} is not finite"
+        gap = (w - h).abs().max() / w.abs().max().clamp_min(1e-12)
+        assert gap <= tolerance, f"output {number} differs by {gap:.1e} {'in train mode' if train else ''}"
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything that must not change in a model: bits, modes, attributes, what needs gradients."""
+    state: dict[str, Any] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        state[f"{name} object"] = id(tensor)
+        state[f"{name} bytes"] = (tensor.detach().cpu().numpy().tobytes(), tensor.dtype, tensor.requires_grad)
+        state[f"{name} grad"] = tensor.grad is None
+    for path, module in model.named_modules():
+        state[f"{path} type"] = type(module)
+        for name, value in vars(module).items():
+            plain = value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+            state[f"{path}.{name}"] = repr(value) if plain and not name.startswith("_") else type(value)
+            if name.endswith("_hooks"):
+                state[f"{path}.{name}"] = len(value)
+    return state
+
+
+def kept(model: nn.Module, cut: nn.Module) -> float:
+    """The fraction of parameters that is left."""
+    return sum(p.numel() for p in cut.parameters()) / sum(p.numel() for p in model.parameters())
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """A tuple is positional arguments, a dict keywords, anything else one argument."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
+
+
+def _floats(model: nn.Module) -> dict[str, Tensor]:
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if tensor.is_floating_point()}
+
+
+def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
+    with torch.no_grad():
+        out = call(model, inputs)
+    found: list[Tensor] = []
+
+    def collect(tree: Any) -> None:
+        if isinstance(tree, Tensor):
+            found.append(tree)
+        elif isinstance(tree, dict):
+            collect(list(tree.values()))
+        elif isinstance(tree, list | tuple):
+            for item in tree:
+                collect(item)
+
+    collect(out)
+    return found
+
+
+class OnSurvivors(TorchFunctionMode):
+    """While it is active, layer and group norms of a masked model see the survivors of their weights only."""
+
+    def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
+        super().__init__()
+        floats = _floats(masked)
+        self.survivors = {id(floats[name]): [torch.from_numpy(i) for i in index] for name, index in survivors.items()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.group_norm and self._weight(func, args, kwargs) is not None:
+            return self._group_norm(*args, **kwargs)
+        if func is F.layer_norm and self._weight(func, args, kwargs) is not None:
+            return self._layer_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _weight(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
+        return kwargs.get("weight", args[2] if len(args) > 2 else None)
+
+    def _group_norm(
+        self, x: Tensor, num_groups: int, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+    ) -> Tensor:
+        (alive,) = self.survivors[id(weight)]
+        groups = [alive[alive // (x.shape[1] // num_groups) == g] for g in range(num_groups)]
+        groups = [group for group in groups if len(group)]
+        assert len({len(group) for group in groups}) == 1, "groups of a norm keep unequal numbers of channels"
+        y = torch.zeros_like(x)
+        for group in groups:
+            part = x.index_select(1, group)  # -> (B, survivors of the group, ...)
+            y[:, group] = _standardise(part, tuple(range(1, x.ndim)), eps)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        return y * weight.view(shape) + (0 if bias is None else bias.view(shape))
+
+    def _layer_norm(
+        self, x: Tensor, normalized_shape: Any, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+    ) -> Tensor:
+        alive = self.survivors[id(weight)]
+        dims = tuple(range(-len(alive), 0))
+        part = x
+        for dim, index in zip(dims, alive, strict=True):
+            part = part.index_select(dim, index)
+        part = _standardise(part, dims, eps)
+        for dim, index in zip(dims, alive, strict=True):
+            shape = list(part.shape)
+            shape[dim] = x.shape[dim]
+            part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
+        return part * weight + (0 if bias is None else bias)
+
+
+def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    return (x - x.mean(dims, keepdim=True)) / (x.var(dims, False, keepdim=True) + eps).sqrt()

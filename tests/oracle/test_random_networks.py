@@ -1,0 +1,69 @@
+"""Random networks, random questions: the cut computes what the masked original does, which stays as it was."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from networks import RandomNetwork
+from oracle import compare, kept, number_every_element, snapshot
+
+import compress
+from compress import CompressError
+
+
+def cut_and_compare(seed: int, depth: int) -> float:
+    """Returns the fraction of parameters that is left, 1 where nothing may be cut."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    model = number_every_element(RandomNetwork(seed, depth), seed).train(rng.random() < 0.5)
+    options = {
+        "criterion": rng.choice(["l1", "l2", "random"]),
+        "ratio": rng.choice([0.2, 0.4, 0.5, 0.6, 0.8]),
+        "scope": rng.choice(["local", "global"]),
+        "round_to": rng.choice([1, 1, 1, 2, 4]),
+        "heads": rng.choice(["whole", "whole", "inside"]),
+        "groups": rng.choice(["whole", "whole", "inside"]),
+    }
+    before = snapshot(model)
+    try:
+        pruned = compress.prune(model, model.inputs(), **options)
+    except CompressError as error:
+        assert "nothing may be cut" in str(error)
+        return 1.0
+    finally:
+        after = snapshot(model)
+        assert after == before, f"changed: {[k for k in before if before[k] != after.get(k)]}"
+    assert pruned.model.training == model.training
+    assert pruned.after.params == sum(p.numel() for p in pruned.model.parameters())
+    compare(model, pruned.model, model.inputs(3))
+    if model.any_size:
+        compare(model, pruned.model, model.inputs(1, 12, 16))
+    compare(model, pruned.model, model.inputs(3), train=True)
+    return kept(model, pruned.model)
+
+
+@pytest.mark.parametrize("seed", range(160))
+def test_small_networks(seed):
+    cut_and_compare(seed, depth=1)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1060))
+def test_larger_networks(seed):
+    cut_and_compare(seed, depth=2)
+
+
+def test_enough_is_cut():
+    left = [cut_and_compare(seed, depth=1) for seed in range(2000, 2030)]
+    assert sum(left) / len(left) < 0.7 and sum(share > 0.99 for share in left) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(60))
+def test_thousands_of_networks(chunk):
+    for seed in range(10_000 + 50 * chunk, 10_050 + 50 * chunk):
+        try:
+            cut_and_compare(seed, depth=1 + seed % 3)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, depth {1 + seed % 3}") from error
