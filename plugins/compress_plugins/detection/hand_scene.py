@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -11,60 +13,61 @@ from .scenery import DISTRACTORS, background, draw_obstacle, material, pattern
 from .solids import Light, extent
 
 FINER = 2  # the canvas has twice the picture's pixels each way; averaging them smooths all edges
-SIDES = (1 / 8, 1 / 2)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
-VISIBLE = 0.6  # the share of every hand, as far as it is in the picture, that must stay visible
+SIDES = (1 / 5, 3 / 5)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
+VISIBLE = 0.75  # the share of every hand, as far as it is in the picture, that must stay visible
+NUMBERS = (0.58, 0.28, 0.1, 0.04)  # how often there are one to four hands
+THINGS = (0.35, 0.4, 0.2, 0.05)  # how often none to three things that are not hands
+HIDDEN = 0.15  # how often a hand has something in front of it
 ATTEMPTS = 12
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of one hand: where it can be seen, (H, W) bool, and on how many pixels it could before anything hid it."""
+
+    mask: np.ndarray
+    whole: int
 
 
 def draw_scene(rng: np.random.Generator, frame: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Picture (3, H, W) uint8 and the boxes (n, 4) float32 xyxy of its n = 1 to 4 hands, for frame = (H, W) pixels.
 
     A box is tight around the pixels of palm and fingers that can be seen: neither the forearm, nor what lies outside
-    the picture, nor what other things hide belongs to it. Of every hand
-    at least VISIBLE of what lies in the picture can be seen.
+    the picture, nor what other things hide belongs to it. Of every hand at least VISIBLE of what lies in the picture can
+    be seen.
     """
-    shape = frame[0] * FINER, frame[1] * FINER
-    canvas = background(rng, shape)
+    canvas = background(rng, (frame[0] * FINER, frame[1] * FINER))
     light = random_light(rng)
-    for draw in rng.choice(np.array(DISTRACTORS), int(rng.choice([0, 1, 2, 3], p=[0.2, 0.35, 0.3, 0.15]))):
+    for draw in rng.choice(list(DISTRACTORS), int(rng.choice(4, p=THINGS)), p=list(DISTRACTORS.values())):
         draw(canvas, rng, light)
-    wanted = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.34, 0.16, 0.1]))
-    hands: list[np.ndarray] = []  # (H, W) bool: what can be seen of each
-    whole: list[int] = []  # pixels of each before anything hid it
+    wanted = 1 + int(rng.choice(4, p=NUMBERS))
+    hands: list[Seen] = []
     tone = skin_tone(rng)
     for _ in range(ATTEMPTS):
         if len(hands) == wanted:
             break
         if rng.random() < 0.3:
             tone = skin_tone(rng)  # another person's
-        _add_hand(rng, canvas, hands, whole, tone, light, 1 / np.sqrt(wanted))
-    for mask in list(hands):
-        if rng.random() < 0.25:
-            _hide(rng, canvas, hands, whole, mask, light)
-    boxes = np.array([_box(mask) for mask in hands], np.float32) / FINER
+        hands = _add_hand(rng, canvas, hands, tone, light, SIDES[1] * (0.4 + 0.6 / np.sqrt(wanted)))
+    for i in range(len(hands)):
+        if rng.random() < HIDDEN:
+            hands = _hide(rng, canvas, hands, i, light)
+    boxes = np.array([_box(hand.mask) for hand in hands], np.float32) / FINER
     rows = canvas[:, 0::2] + canvas[:, 1::2]  # (3, 2H, 2W) -> (3, H, 2W)
     small = (rows[:, :, 0::2] + rows[:, :, 1::2]) * np.float32(0.25)  # -> (3, H, W)
     return _photograph(rng, small), boxes
 
 
 def _add_hand(
-    rng: np.random.Generator,
-    canvas: np.ndarray,
-    hands: list[np.ndarray],
-    whole: list[int],
-    tone: np.ndarray,
-    light: Light,
-    largest: float,
-) -> None:
-    """Draw one more hand, unless it would be too small, too far out of the picture or hide another one."""
+    rng: np.random.Generator, canvas: np.ndarray, hands: list[Seen], tone: np.ndarray, light: Light, largest: float
+) -> list[Seen]:
+    """Draw one more hand, unless it would be too small, too far out of the picture or hide too much of another one."""
     shape = canvas.shape[1], canvas.shape[2]
     side = min(shape)
     turn = rng.choice([0, 0, 0, np.pi / 2, -np.pi / 2, np.pi]) + rng.normal(0, 0.5)
     hand = pose_hand(rng, turn)
     low, high = extent([hand.palm, *hand.fingers])
-    longest = float((high - low).max())
-    share = np.exp(rng.uniform(np.log(SIDES[0]), np.log(max(SIDES[1] * (0.4 + 0.6 * largest), SIDES[0] * 1.5))))
-    size = float(share * side / longest)
+    size = float(rng.uniform(SIDES[0], largest) * side / (high - low).max())
     half = size * (high - low) / 2
     reach = np.maximum(np.array(shape[::-1]) - half * 1.2, half * 1.2)  # a tenth of the hand may lie outside
     centre = rng.uniform(half * 0.8, reach)
@@ -73,32 +76,29 @@ def _add_hand(
     skin, cloth = Stuff(tone, pattern(rng, shape, 5, 10), rng.uniform(0.02, 0.08)), material(rng, shape)
     before = canvas.copy()
     mask, drawn = draw_hand(canvas, hand, skin, cloth, light)
-    seen = [other & ~drawn for other in hands]
-    kept = all(s.sum() >= VISIBLE * n for s, n in zip(seen, whole, strict=True))
-    if not kept or not mask.any() or (_box(mask)[2:] - _box(mask)[:2]).max() < 0.8 * SIDES[0] * side:
+    still = _behind(hands, drawn)
+    if still is None or not mask.any() or (_box(mask)[2:] - _box(mask)[:2]).max() < 0.8 * SIDES[0] * side:
         canvas[:] = before
-        return
-    hands[:] = [*seen, mask]
-    whole.append(int(mask.sum()))
+        return hands
+    return [*still, Seen(mask, int(mask.sum()))]
 
 
-def _hide(
-    rng: np.random.Generator,
-    canvas: np.ndarray,
-    hands: list[np.ndarray],
-    whole: list[int],
-    mask: np.ndarray,
-    light: Light,
-) -> None:
-    """Put something in front of the hand in `mask`, unless that would hide too much of any hand."""
-    x0, y0, x1, y1 = _box(mask)
+def _hide(rng: np.random.Generator, canvas: np.ndarray, hands: list[Seen], which: int, light: Light) -> list[Seen]:
+    """Put something in front of one hand, unless that would hide too much of any."""
+    x0, y0, x1, y1 = _box(hands[which].mask)
     before = canvas.copy()
     drawn = draw_obstacle(canvas, rng, light, np.array([(x0 + x1) / 2, (y0 + y1) / 2]), float(max(x1 - x0, y1 - y0)))
-    seen = [hand & ~drawn for hand in hands]
-    if all(s.sum() >= VISIBLE * n for s, n in zip(seen, whole, strict=True)):
-        hands[:] = seen
-    else:
+    still = _behind(hands, drawn)
+    if still is None:
         canvas[:] = before
+        return hands
+    return still
+
+
+def _behind(hands: list[Seen], drawn: np.ndarray) -> list[Seen] | None:
+    """What can be seen of the hands behind `drawn` (H, W) bool, or None where that is too little of one."""
+    still = [Seen(hand.mask & ~drawn, hand.whole) for hand in hands]
+    return still if all(hand.mask.sum() >= VISIBLE * hand.whole for hand in still) else None
 
 
 def _box(mask: np.ndarray) -> np.ndarray:
@@ -117,5 +117,5 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         image = ndimage.gaussian_filter(image, (0, *[rng.uniform(0.4, 1.1) * image.shape[1] / 160] * 2), truncate=2)
     elif blur < 0.4:
         image = ndimage.uniform_filter1d(image, int(rng.integers(2, 5)), axis=int(rng.integers(1, 3)))
-    image = image + np.float32(rng.uniform(0, 0.04)) * rng.standard_normal(image.shape, np.float32)
+    image = image + np.float32(rng.uniform(0, 0.03)) * rng.standard_normal(image.shape, np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -235,7 +235,8 @@ def draw_ball(canvas: np.ndarray, rng: np.random.Generator, light: Light) -> Non
     draw_solid(canvas, Capsules(ends[:1], ends[1:], radii[:1], radii[1:]), stuff, light, 0.3 * r)
 
 
-DISTRACTORS = (draw_face, draw_limb, draw_rods, draw_ball, draw_leaf)
+DISTRACTORS = {draw_face: 0.25, draw_limb: 0.15, draw_rods: 0.2, draw_ball: 0.15, draw_leaf: 0.25}
+"""Each with how often it is taken."""
 
 
 def draw_obstacle(
