@@ -33,13 +33,14 @@ def draw_scene(rng: np.random.Generator, frame: tuple[int, int]) -> tuple[np.nda
     """Picture (3, H, W) uint8 and the boxes (n, 4) float32 xyxy of its n = 1 to 4 hands, for frame = (H, W) pixels.
 
     A box is tight around the pixels of palm and fingers that can be seen: neither the forearm, nor what lies outside
-    the picture, nor what other things hide belongs to it. Of every hand at least VISIBLE of what lies in the picture can
+    the picture, nor what other things hide belongs to it. Of what lies in the picture of a hand, at least VISIBLE can
     be seen.
     """
     canvas = background(rng, (frame[0] * FINER, frame[1] * FINER))
     light = random_light(rng)
-    for draw in rng.choice(list(DISTRACTORS), int(rng.choice(4, p=THINGS)), p=list(DISTRACTORS.values())):
-        draw(canvas, rng, light)
+    things = tuple(DISTRACTORS)
+    for i in rng.choice(len(things), rng.choice(4, p=THINGS), p=list(DISTRACTORS.values())):
+        things[i](canvas, rng, light)
     wanted = 1 + int(rng.choice(4, p=NUMBERS))
     hands: list[Seen] = []
     tone = skin_tone(rng)
