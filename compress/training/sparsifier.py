@@ -35,8 +35,12 @@ class Scale:
 
     def values(self) -> Tensor:
         """The shrinking entries, detached: (n,) or (len(index),)."""
-        values = self.tensor.detach()
-        return values if self.index is None else values[self.index]
+        return self.tensor.detach()[self.where]
+
+    @property
+    def where(self) -> Tensor | slice:
+        """What selects those entries."""
+        return slice(None) if self.index is None else self.index
 
 
 class Sparsifier:
@@ -51,6 +55,9 @@ class Sparsifier:
         how far a constant gradient of that strength comes to move a weight each step, else lr * strength (an adaptive
         optimizer would divide the strength away). `subgradient`, before each step grad += strength * sign(gamma), as
         published; an adaptive optimizer makes of it what it will.
+    pace: how many times as fast as the learning rate says the scales move, by the loss's gradient and the penalty
+        alike; the balance between the two stays. An adaptive optimizer moves a weight by about lr a step, which in a
+        short training is too little for a scale to come from 1 to 0 by merit.
     model: the network, where the graph no longer reaches it by itself.
 
     A weight decay that the optimizer puts on these scales acts as well, once and before the threshold (an elastic net);
@@ -69,11 +76,14 @@ class Sparsifier:
         policy: GroupPolicy | None = None,
         *,
         mode: Mode = "proximal",
+        pace: float = 1.0,
         model: nn.Module | None = None,
         frozen: Mapping[str, str] | None = None,
     ) -> None:
         if strength < 0:
             raise CompressError(f"sparsity strength must be 0 or more, not {strength}")
+        if pace <= 0:
+            raise CompressError(f"sparsity pace must be above 0, not {pace}")
         if mode not in ("proximal", "subgradient"):
             raise CompressError(f"sparsity mode '{mode}' is unknown; one of: proximal, subgradient")
         model = model if model is not None else graph.model
@@ -82,52 +92,54 @@ class Sparsifier:
         kept = dict(frozen or {})
         if policy is not None:
             kept.update(policy.freeze(graph, model))
-        self.strength = strength
+        self.strength, self.mode, self.pace = strength, mode, pace
         self.scales = find_scales(graph, model, optimizer, kept)
         decayed = [s.name for s in self.scales if optimizer.param_groups[s.group].get("weight_decay")]
         if decayed:
             logging.getLogger("compress").warning(
                 "%d scales have a weight decay beside the sparsity, both shrink them: %s, ...", len(decayed), decayed[0]
             )
-        if mode == "proximal":
-            self._hook = optimizer.register_step_post_hook(lambda o, *_: self._threshold(o))
-        else:
-            self._hook = optimizer.register_step_pre_hook(lambda o, *_: self._penalise(o))
+        self._before: list[Tensor] = []
+        self._hooks = (
+            optimizer.register_step_pre_hook(lambda o, *_: self._prepare(o)),
+            optimizer.register_step_post_hook(lambda o, *_: self._finish(o)),
+        )
 
     def watched(self) -> dict[str, Tensor]:
         """Name -> the scale's entries that shrink, (channels,)."""
         return {s.name: s.values() for s in self.scales}
 
     def detach(self) -> None:
-        """Stop shrinking: take the hook off the optimizer."""
-        self._hook.remove()
+        """Stop shrinking: take the hooks off the optimizer."""
+        for hook in self._hooks:
+            hook.remove()
 
     @torch.no_grad()
-    def _threshold(self, optimizer: optim.Optimizer) -> None:
-        skipped = getattr(optimizer, "found_inf", None)
-        for scale in self.scales:
-            threshold = pull(optimizer.param_groups[scale.group]) * self.strength
-            if skipped is not None:
-                threshold = threshold * (1 - skipped)
-            values = scale.values()
-            shrunk = values.sign() * (values.abs() - threshold).clamp(min=0)
-            if scale.index is None:
-                scale.tensor.copy_(shrunk)
-            else:
-                scale.tensor[scale.index] = shrunk
-
-    @torch.no_grad()
-    def _penalise(self, optimizer: optim.Optimizer) -> None:
+    def _prepare(self, optimizer: optim.Optimizer) -> None:
+        """Before a step: note where the scales are, and add the sub-gradient where that is the mode."""
+        self._before = [scale.values().clone() for scale in self.scales] if self.pace != 1 else []
+        if self.mode == "proximal":
+            return
         loss_scale = getattr(optimizer, "grad_scale", None)
         strength = self.strength if loss_scale is None else self.strength * loss_scale
         for scale in self.scales:
-            if scale.tensor.grad is None:
-                continue
-            push = strength * scale.values().sign()
-            if scale.index is None:
-                scale.tensor.grad.add_(push)
-            else:
-                scale.tensor.grad[scale.index] += push
+            if scale.tensor.grad is not None:
+                scale.tensor.grad[scale.where] += strength * scale.values().sign()
+
+    @torch.no_grad()
+    def _finish(self, optimizer: optim.Optimizer) -> None:
+        """After a step: move the scales on by the pace, then apply the threshold where that is the mode."""
+        skipped = getattr(optimizer, "found_inf", None)
+        for number, scale in enumerate(self.scales):
+            values = scale.values()
+            if self._before:
+                values = self._before[number].lerp(values, self.pace)
+            if self.mode == "proximal":
+                threshold = pull(optimizer.param_groups[scale.group]) * self.strength * self.pace
+                if skipped is not None:
+                    threshold = threshold * (1 - skipped)
+                values = values.sign() * (values.abs() - threshold).clamp(min=0)
+            scale.tensor[scale.where] = values
 
 
 def pull(settings: Mapping[str, Any]) -> float | Tensor:

@@ -117,6 +117,27 @@ def test_adaptive_optimizers_shrink_by_lr_times_strength(branches: Traced, optim
         torch.testing.assert_close(gamma, torch.full_like(gamma, 1 - 20 * 0.01 * 0.5), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("mode", ["proximal", "subgradient"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_pace_is_a_larger_learning_rate_for_the_scales_alone(branches: Traced, mode: Mode, momentum: float) -> None:
+    """With a gradient of 0.3 on everything: the scales go as with ten times the learning rate, the rest as without."""
+    ends = []
+    for lr, pace in ((0.001, 10.0), (0.01, 1.0), (0.001, 1.0)):
+        model = Branches()
+        graph = trace(model, torch.zeros(1, 3, 8, 8))
+        optimizer = optim.SGD(model.parameters(), lr, momentum)
+        Sparsifier(graph, optimizer, 0.5, mode=mode, pace=pace)
+        for _ in range(15):
+            for p in model.parameters():
+                p.grad = torch.full_like(p, 0.3)
+            optimizer.step()
+        ends.append((model.a_norm.weight.detach(), model.norm.weight.detach()[6:]))
+    paced, fast, slow = ends
+    torch.testing.assert_close(paced[0], fast[0])
+    torch.testing.assert_close(paced[1], slow[1])
+    assert not torch.allclose(paced[0], slow[0])
+
+
 def test_the_learning_rate_of_each_step_counts_also_after_loading_state(branches: Traced) -> None:
     graph, model = branches
     optimizer = optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -215,6 +236,7 @@ def test_bn_gamma_scores_batchnorm_weights_only(branches: Traced) -> None:
         model.a_norm.weight.copy_(torch.tensor([0.5, -2.0, 0.0, 1.0]))
     score = BNGamma().score
     gamma = score(Part(model.a_norm.weight, 0, "a_norm.weight", model.a_norm, "norm"))
+    assert gamma is not None
     assert gamma.tolist() == [0.5, 2.0, 0.0, 1.0]
     others = itertools.chain(model.a.named_parameters("a"), [("a_norm.bias", model.a_norm.bias)])
     assert all(score(Part(p, 0, name, model.get_submodule(name.split(".")[0]), "out")) is None for name, p in others)

@@ -57,17 +57,21 @@ class NetworkSlimming(Regularizer):
         short run needs more, since a gamma moves by about lr * strength / (1 - momentum) a step.
     mode: `proximal`, a soft threshold after each step that moves gamma as fast as the published sub-gradient does
         through momentum, and reaches exact zeros; or `subgradient` itself.
+    pace: how many times as fast as the learning rate says gamma moves; for short trainings, above all with AdamW.
     """
 
     name = "network-slimming"
 
     strength: Annotated[float, Field(ge=0)] = 0.01
     mode: Literal["proximal", "subgradient"] = "proximal"
+    pace: Annotated[float, Field(gt=0)] = 1.0
 
     def attach(
         self, graph: DependencyGraph, model: nn.Module, optimizer: optim.Optimizer, frozen: Mapping[str, str]
     ) -> SlimmedScales:
         """Hook `optimizer.step`; see compress.Sparsifier for what each step does."""
         return SlimmedScales(
-            Sparsifier(graph, optimizer, self.strength, mode=self.mode, model=model, frozen=frozen)
+            Sparsifier(
+                graph, optimizer, self.strength, mode=self.mode, pace=self.pace, model=model, frozen=frozen
+            )
         )
