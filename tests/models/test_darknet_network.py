@@ -78,6 +78,15 @@ def test_anchors_are_scaled_from_the_cfg_to_the_images() -> None:
     assert model.heads[0].anchors == ((3 * 116, 2 * 90), (3 * 156, 2 * 198), (3 * 373, 2 * 326))
 
 
+def test_what_shortcuts_add_starts_small() -> None:
+    """23 shortcuts, each of the convolution just before it; every other batch norm starts at 1."""
+    model = DarknetArchitecture(cfg="yolov3-hand", width=0.125).build(1, (64, 64))
+    small = {i - 1 for i, section in enumerate(model.sections) if section.kind == "shortcut"}
+    starts = {i: layer.norm.weight for i, layer in enumerate(model.layers) if hasattr(layer, "norm")}
+    assert len(small) == 23
+    assert all((weight == (0.1 if i in small else 1.0)).all() for i, weight in starts.items())
+
+
 def test_heads_start_at_the_objectness_prior() -> None:
     torch.manual_seed(0)
     model = DarknetArchitecture(cfg="yolov3-hand", width=0.1).build(2, (64, 64)).train()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .cfg import Section
-from .layers import Convolutional, Shape, make_layer
+from .layers import Convolutional, Shape, make_layer, norm_of
 
 OBJECTNESS_PRIOR = 0.01
 """The objectness that a new network gives to every anchor; RetinaNet's prior (Lin et al., ICCV 2017, section 4.1)."""
+RESIDUAL_START = 0.1
+"""BatchNorm's scale, in a new network, of what a shortcut adds: a deep network learns its first steps far faster."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,20 @@ def _head(section: Section, channels: int) -> Head:
 
 @torch.no_grad()
 def _initialise(model: Darknet) -> None:
-    """He et al. (ICCV 2015) for leaky 0.1; small heads: objectness starts at the prior, n classes at 1 / (1 + n)."""
+    """He et al. (ICCV 2015) for leaky 0.1; small heads: objectness starts at the prior, n classes at 1 / (1 + n).
+
+    What a shortcut adds to its input starts small (after Goyal et al. 2017, section 5.1, which starts it at zero).
+    """
     for layer in model.layers:
         if isinstance(layer, Convolutional):
             nn.init.kaiming_normal_(layer.conv.weight, a=0.1)
             if layer.conv.bias is not None:
                 layer.conv.bias.zero_()
+    for section in model.sections:
+        layer = model.layers[section.index - 1]
+        norm = norm_of(layer) if isinstance(layer, Convolutional) else None
+        if section.kind == "shortcut" and norm is not None:
+            norm.weight.fill_(RESIDUAL_START)
     for head in model.heads:
         layer = model.layers[head.layer - 1]
         if isinstance(layer, Convolutional) and layer.conv.bias is not None:
