@@ -173,7 +173,8 @@ def test_public_names_are_the_same_in_all_three_lists() -> None:
 
 def test_importing_compress_and_all_its_names_is_light() -> None:
     code = (
-        "import sys, torch; before = set(sys.modules); import compress; [getattr(compress, n) for n in compress.__all__]; "
+        "import sys, torch; before = set(sys.modules)\n"
+        "import compress; [getattr(compress, n) for n in compress.__all__]\n"
         "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

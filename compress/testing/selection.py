@@ -51,6 +51,8 @@ def check_policy(policy: GroupPolicy, model: nn.Module, example: Tensor) -> None
     expect(not silent, f"{kind}.freeze gives no reason for {', '.join(silent[:3])}")
     expect(dict(policy.freeze(graph, model)) == dict(reasons), f"{kind}.freeze answers otherwise a second time")
     expect(same(), f"{kind}.freeze changed the model")
+    if all(group.frozen or group.name in reasons for group in graph.groups):
+        return
     cut = plan(graph, "l1", ratio=0.5, policy=policy).removed
     expect(not set(cut) & set(reasons), f"{kind}: groups that it keeps were cut")
 
