@@ -23,7 +23,7 @@ def measure_given(recipe: Recipe, batch_size: int = 16, seconds: float = 5.0) ->
     batch_size: images at once for the metrics. seconds: how long to measure latency.
     """
     progress, device = Progress(), find_device(recipe.device)
-    with reproducible(recipe.threads or torch.get_num_threads(), device):
+    with reproducible(recipe.threads or torch.get_num_threads()):
         context = Context(FRESH, Path(), (), recipe, open_data(recipe, progress), device, progress)
         model = build(context)
         found = {FRESH: assess(context, model, batch_size, "evaluating")}

@@ -14,7 +14,7 @@ from ..options import Uses
 from ..pruning.apply import Pruned, apply
 from ..pruning.remap import compose
 from ..pruning.selection import plan
-from ..training.loader import load, training_orders
+from ..training.loader import TrainingOrders, load
 from .network import Network, keep, open_network
 from .stage import Context, Stage, start_mistakes
 
@@ -87,7 +87,7 @@ class Prune(Stage):
         )
 
     def _calibrate(self, recipe: Recipe, data: Data) -> dict[str, Any]:
-        orders = training_orders(len(data.train), 16, range(1), recipe.seed, "calibration")[: self.calibration]
+        orders = TrainingOrders(len(data.train), 16, 1, recipe.seed, "calibration")[: self.calibration]
         batches = load(data.train, orders, seed=recipe.seed, stage="calibration")
 
         def loss(model: nn.Module, batch: tuple[Tensor, Any]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import CompressError
-from ..files import replaced_folder, write_json
+from ..files import claimed, replaced_folder, write_json
 from ..training.progress import Progress, clock
 from . import expect, lock
 from .evaluation import Candidate, assess, measure
@@ -98,7 +99,7 @@ def evaluate(folder: Path, stage: str | None = None, seconds: float = 5.0) -> di
     if id is None:
         raise CompressError(f"{folder}: no stage has left a network yet; `compress run --resume {folder}` goes on")
     progress, device = Progress(), find_device(kept["device"])
-    with reproducible(kept["threads"], device):
+    with reproducible(kept["threads"]):
         context = Context(id, folder, done, recipe, open_data(recipe, progress), device, progress)
         candidate = Candidate(id, dict(done)[id].role or id, read(context, id).model)
         found = {candidate.role: assess(context, candidate.model, 16, f"evaluating {id}")}
@@ -134,14 +135,14 @@ def open_data(recipe: Recipe, progress: Progress) -> Data:
 
 
 @contextmanager
-def reproducible(threads: int, device: str) -> Iterator[None]:
-    """Torch with that many threads and, on a CPU, only kernels that give the same result each time."""
+def reproducible(threads: int) -> Iterator[None]:
+    """Torch with that many threads and kernels that give the same result each time; it warns of an op without one."""
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS wants for it
     torch.set_num_threads(threads)
-    if device == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -158,7 +159,9 @@ def _check(recipe: Recipe) -> None:
 def _go(folder: Path, recipe: Recipe, data: Data, device: str, threads: int) -> Finished:
     progress, hook = Progress(file=folder / LOG), recipe.registry.hook
     try:
-        with reproducible(threads, device):
+        with claimed(folder / LOG) as mine, reproducible(threads):
+            if not mine:
+                raise CompressError(f"{folder}: another process is at work on this run; wait for it or stop it")
             for number, (id, stage) in enumerate(recipe.stages):
                 context = Context(id, folder, recipe.stages[:number], recipe, data, device, progress)
                 if (context.folder / DONE).exists():

@@ -41,14 +41,42 @@ class Batch:
 Batches = Generator[Batch, None, None]
 
 
+@dataclass(frozen=True)
+class TrainingOrders(Sequence[Order]):
+    """The batches of all epochs, each epoch visiting the samples in its own random order; made as they are asked for.
+
+    samples: how many there are. seed, stage: where the randomness comes from.
+    """
+
+    samples: int
+    batch_size: int
+    epochs: int
+    seed: int
+    stage: str
+
+    @property
+    def steps(self) -> int:
+        """Whole batches in an epoch; odd samples wait for another epoch's order. One, where there are fewer samples."""
+        return max(1, self.samples // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.epochs * self.steps
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
+        if isinstance(number, slice):
+            return [self[k] for k in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        epoch, k = divmod(number, self.steps)
+        visited = permutation(self.seed, self.stage, epoch, self.samples)
+        return Order(epoch, tuple(visited[k * self.batch_size : (k + 1) * self.batch_size].tolist()))
+
+
 class Kitchen:
     """Makes the ordered batches; a map-style dataset for worker processes. seed, stage: where randomness comes from."""
 
     def __init__(self, split: Split, orders: Sequence[Order], seed: int, stage: str) -> None:
         self.split, self.orders, self.seed, self.stage = split, orders, seed, stage
-
-    def __len__(self) -> int:
-        return len(self.orders)
 
     def __getitem__(self, number: int) -> Batch:
         order = self.orders[number]
@@ -59,42 +87,31 @@ class Kitchen:
         return None if order.epoch is None else sample_rng(self.seed, self.stage, order.epoch, index)
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Whole batches in an epoch; the odd samples wait for another epoch's order. One, where there are fewer samples."""
-    return max(1, samples // batch_size)
-
-
-def training_orders(samples: int, batch_size: int, epochs: Iterable[int], seed: int, stage: str) -> list[Order]:
-    """The batches of some epochs (counted from 0), each visiting the samples in its own random order."""
-    steps = steps_per_epoch(samples, batch_size)
-    orders = []
-    for epoch in epochs:
-        visited = permutation(seed, stage, epoch, samples).tolist()
-        orders += [Order(epoch, tuple(visited[k * batch_size : (k + 1) * batch_size])) for k in range(steps)]
-    return orders
-
-
 def evaluation_orders(samples: int, batch_size: int) -> list[Order]:
     """Every sample once, in order, as it is."""
     return [Order(None, tuple(range(k, min(k + batch_size, samples)))) for k in range(0, samples, batch_size)]
 
 
-def load(split: Split, orders: Sequence[Order], *, seed: int = 0, stage: str = "", workers: int = 0) -> Batches:
-    """Yield the ordered batches. workers: processes that make them; 0 makes them in one thread beside the network.
+def load(
+    split: Split, orders: Sequence[Order], *, seed: int = 0, stage: str = "", first: int = 0, workers: int = 0
+) -> Batches:
+    """Yield the ordered batches. seed, stage: of their augmentation.
 
-    What is yielded does not depend on `workers`.
+    first: how many of them to leave out, as a run that goes on does. workers: processes that make them; 0 makes them in
+    one thread beside the network. What is yielded does not depend on it.
     """
-    kitchen = Kitchen(split, orders, seed, stage)
+    kitchen, numbers = Kitchen(split, orders, seed, stage), range(first, len(orders))
     if workers:
         yield from DataLoader(
             kitchen,  # type: ignore[arg-type]
             batch_size=None,
+            sampler=numbers,
             num_workers=workers,
             prefetch_factor=AHEAD,
             worker_init_fn=_leave_interrupts,
         )
         return
-    with closing(_ahead(kitchen)) as batches:
+    with closing(_ahead(kitchen, numbers)) as batches:
         yield from batches
 
 
@@ -102,11 +119,14 @@ def _leave_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process, but is for the loop alone
 
 
-def _ahead(kitchen: Kitchen) -> Batches:
-    cook = ThreadPoolExecutor(1, "loader", initializer=torch.set_num_threads, initargs=(1,))
+def _ahead(kitchen: Kitchen, numbers: Iterable[int]) -> Batches:
+    cook, threads = ThreadPoolExecutor(1, "loader"), torch.get_num_threads()
+    for prepare in (torch.get_num_threads, lambda: torch.set_num_threads(1)):  # asking first, or torch resets it later
+        cook.submit(prepare).result()
+    torch.set_num_threads(threads)  # OpenMP's number is the thread's own, but MKL's is the process's
     waiting: deque[Future[Batch]] = deque()
     try:
-        for number in range(len(kitchen)):
+        for number in numbers:
             waiting.append(cook.submit(kitchen.__getitem__, number))
             if len(waiting) > AHEAD:
                 yield waiting.popleft().result()

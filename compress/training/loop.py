@@ -16,7 +16,7 @@ from .checkpoint import Standing
 from .dataset import Split
 from .interrupts import interrupts
 from .journal import Journal
-from .loader import load, steps_per_epoch, training_orders
+from .loader import TrainingOrders, load
 from .optim import Settings, build_optimizer, learning_rate
 from .progress import Progress, rate
 from .randomness import step_seed
@@ -90,9 +90,9 @@ def _run(job: Job, fabric: Fabric, model: nn.Module, optimizer: optim.Optimizer,
     if isinstance(attached, Recorded):
         attached.observe(job.folder / "gamma", standing.step)
     wrapped, stepper = fabric.setup(model, optimizer)
-    steps = steps_per_epoch(len(job.split), settings.batch_size)
-    orders = training_orders(len(job.split), settings.batch_size, range(settings.epochs), job.seed, job.stage)
-    batches = load(job.split, orders[standing.step :], seed=job.seed, stage=job.stage, workers=job.workers)
+    orders = TrainingOrders(len(job.split), settings.batch_size, settings.epochs, job.seed, job.stage)
+    steps = orders.steps
+    batches = load(job.split, orders, seed=job.seed, stage=job.stage, first=standing.step, workers=job.workers)
     journal = Journal(job.folder, standing.step)
     bar = job.progress.bar(job.stage, len(orders), standing.step)
     sums, saved_at, images_per_second, shrunk = dict(standing.sums), time.monotonic(), rate(), ""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 import numpy as np
 
 
+@lru_cache(maxsize=2)
 def permutation(seed: int, stage: str, epoch: int, n: int) -> np.ndarray:
     """The order, (n,) int64, in which an epoch visits n samples. epoch counts from 0."""
-    return np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch]).permutation(n)
+    order = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch]).permutation(n)
+    order.flags.writeable = False  # it is kept for the epoch's other batches
+    return order
 
 
 def sample_rng(seed: int, stage: str, epoch: int, index: int) -> np.random.Generator:

@@ -143,7 +143,7 @@ def test_a_lock_holds_the_data_and_the_plugins_and_names_the_rest():
 
 def test_reproducible_leaves_torch_as_it_was():
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(RuntimeError), reproducible(1, "cpu"):
+    with pytest.raises(RuntimeError), reproducible(1):
         assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
         raise RuntimeError
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before

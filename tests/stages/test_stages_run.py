@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import compress
 from compress.errors import CompressError, ExpectationError
+from compress.files import claimed
 from compress.recipes import load
 from compress.report import validate
 from compress.stages import run
@@ -275,6 +276,14 @@ def test_folders_that_are_none(finished, tmp_path):
         run.start(recipe, finished)
     with pytest.raises(CompressError, match="not the folder of a run"):
         run.resume(tmp_path)
+
+
+def test_two_processes_do_not_work_on_one_run(finished):
+    with claimed(finished / "log.txt") as mine:
+        assert mine
+        with pytest.raises(CompressError, match="another process is at work on this run"):
+            run.resume(finished)
+    run.resume(finished)
 
 
 def test_changed_data_or_plugin_cannot_go_on(finished, tmp_path):

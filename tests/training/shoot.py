@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     dice, killed, resumed_at, status = random.Random(1), 0, [], -1
     while status != 0:
         child = fork(folder / "shot")
-        time.sleep(dice.uniform(0.02, 0.25) * took)
+        time.sleep(dice.uniform(0.02, 0.18) * took)
         if killed < 8:
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]

@@ -20,7 +20,7 @@ from compress.training import checkpoint
 from compress.training.checkpoint import Standing
 from compress.training.journal import NAME as METRICS
 from compress.training.journal import Journal, read
-from compress.training.loader import evaluation_orders, load, steps_per_epoch, training_orders
+from compress.training.loader import TrainingOrders, evaluation_orders, load
 from compress.training.optim import Settings, build_optimizer, decayed, learning_rate
 from compress.training.progress import Progress, clock
 from compress.training.randomness import permutation, sample_rng, step_seed
@@ -28,13 +28,12 @@ from compress.training.randomness import permutation, sample_rng, step_seed
 
 @given(n=st.integers(1, 60), batch=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 2**32))
 def test_an_epoch_visits_each_sample_at_most_once_in_whole_batches(n, batch, epochs, seed):
-    orders = training_orders(n, batch, range(epochs), seed, "arm")
-    steps = steps_per_epoch(n, batch)
-    assert len(orders) == steps * epochs
+    orders = TrainingOrders(n, batch, epochs, seed, "arm")
+    assert len(orders) == len(list(orders)) == orders.steps * epochs and orders[1:3] == list(orders)[1:3]
     for epoch in range(epochs):
         mine = [order for order in orders if order.epoch == epoch]
         visited = [index for order in mine for index in order.indices]
-        assert len(set(visited)) == len(visited) == (steps * batch if n >= batch else n)
+        assert len(set(visited)) == len(visited) == (orders.steps * batch if n >= batch else n)
         assert set(visited) <= set(range(n))
         assert {len(order.indices) for order in mine} == {min(batch, n)}
 
@@ -48,15 +47,32 @@ def test_evaluation_visits_every_sample_once_in_order(n, batch):
 
 def test_batches_do_not_depend_on_who_makes_them():
     split = toy.Stripes(20, 1)
-    orders = training_orders(20, 4, range(2), 5, "arm")
+    orders = TrainingOrders(20, 4, 2, 5, "arm")
     thread = list(load(split, orders, seed=5, stage="arm"))
     processes = list(load(split, orders, seed=5, stage="arm", workers=2))
     assert [b.indices for b in thread] == [order.indices for order in orders] == [b.indices for b in processes]
     assert all(torch.equal(a.images, b.images) for a, b in zip(thread, processes, strict=True))
     by_place = {(o.epoch, i): b.images[k] for o, b in zip(orders, thread, strict=True) for k, i in enumerate(o.indices)}
     assert not torch.equal(by_place[0, 3], by_place[1, 3])  # another epoch, another augmentation
-    later = list(load(split, orders[7:], seed=5, stage="arm"))  # where a resumed run goes on
+    later = list(load(split, orders, seed=5, stage="arm", first=7))  # where a resumed run goes on
     assert all(torch.equal(a.images, b.images) for a, b in zip(thread[7:], later, strict=True))
+
+
+def test_the_loaders_thread_takes_none_from_the_network():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[int] = []
+
+    class Counting(toy.Stripes):
+        def sample(self, index, rng):
+            seen.append(torch.get_num_threads())
+            return super().sample(index, rng)
+
+    try:
+        here = [torch.get_num_threads() for _ in load(Counting(8, 1), evaluation_orders(8, 2))]
+    finally:
+        torch.set_num_threads(before)
+    assert set(here) == {2} and set(seen) == {1}
 
 
 def test_a_loader_that_is_left_early_stops():
