@@ -2,12 +2,14 @@
 
 While the shell of a model runs, its integer attributes and every size that its code reads are `TracedInt`s. The
 arguments of view, split and slice then say which attribute (or expression of attributes) they used, so that surgery
-changes exactly those and nothing that merely has the same value.
+changes exactly those and nothing that merely has the same value. An integer that leaves the integers (`d ** -0.5`,
+`c / 2`, `math.sqrt(d)`) is noted as used by value: it must not change. `2.0 * c` escapes Python's hooks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,16 @@ OPERATIONS: dict[str, Callable[[int, int], int]] = {
 }
 
 
+by_value: ContextVar[Callable[[Expression], None] | None] = ContextVar("by_value", default=None)
+"""Told, while a shell runs, of every expression that the code uses as a number."""
+
+
+def _note(traced: TracedInt) -> None:
+    tell = by_value.get()
+    if tell is not None:
+        tell(traced.origin)
+
+
 def _expression(value: Any) -> Any:
     return value.origin if isinstance(value, TracedInt) else value
 
@@ -60,6 +72,8 @@ def _expression(value: Any) -> Any:
 def _arithmetic(op: str, swapped: bool = False) -> Any:
     def method(self: TracedInt, other: Any) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
+            if isinstance(other, float):
+                _note(self)
             return getattr(int, f"__{'r' if swapped else ''}{_NAMES[op]}__")(int(self), other)
         left, right = (other, self) if swapped else (self, other)
         return TracedInt(OPERATIONS[op](int(left), int(right)), Arithmetic(op, _expression(left), _expression(right)))
@@ -68,6 +82,14 @@ def _arithmetic(op: str, swapped: bool = False) -> Any:
 
 
 _NAMES = {"+": "add", "-": "sub", "*": "mul", "//": "floordiv", "%": "mod"}
+
+
+def _leaving(name: str) -> Any:
+    def method(self: TracedInt, *others: Any) -> Any:
+        _note(self)
+        return getattr(int, name)(int(self), *others)
+
+    return method
 
 
 class TracedInt(int):
@@ -85,6 +107,10 @@ class TracedInt(int):
     __mul__, __rmul__ = _arithmetic("*"), _arithmetic("*", swapped=True)
     __floordiv__, __rfloordiv__ = _arithmetic("//"), _arithmetic("//", swapped=True)
     __mod__, __rmod__ = _arithmetic("%"), _arithmetic("%", swapped=True)
+
+    __truediv__, __rtruediv__ = _leaving("__truediv__"), _leaving("__rtruediv__")
+    __pow__, __rpow__ = _leaving("__pow__"), _leaving("__rpow__")
+    __float__ = _leaving("__float__")
 
     def __neg__(self) -> TracedInt:
         return TracedInt(-int(self), Arithmetic("-", 0, self.origin))

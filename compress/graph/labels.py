@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .ints import Expression, TracedInt
+from .ints import Attribute, Expression, TracedInt
 from .tape import Call, Value
 
 Array = np.ndarray
@@ -96,6 +96,7 @@ class Labels:
     unknown: dict[str, list[str]] = field(default_factory=dict)  # op without a rule -> where
     current: int = -1  # index of the call being read
     options: dict[str, str] = field(default_factory=dict)
+    attributes: dict[Attribute, int] = field(default_factory=dict)
 
     # ---- labels and what holds between them
 

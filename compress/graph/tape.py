@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import CompressError
-from .ints import Attribute, Size, TracedInt
+from .ints import Attribute, Expression, Size, TracedInt, by_value
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Tape:
     outputs: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     attributes: dict[Attribute, int] = field(default_factory=dict)
+    numbers: list[tuple[Expression, str]] = field(default_factory=list)  # used by value, and in which module
     device: str = "meta"
 
 
@@ -299,8 +300,12 @@ def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tap
         )
     inputs = map_tensors(example_inputs, lambda t: t.to("meta") if device == "meta" else t.detach().clone())
     tape.inputs = [recorder.value(tensor) for tensor in collect_tensors(inputs)]
-    with plain_math(), _open_functions(), recorder, _PythonCalls(recorder):
-        outputs = call_model(shell, inputs)
+    noting = by_value.set(lambda e: tape.numbers.append((e, recorder.modules[-1] if recorder.modules else "")))
+    try:
+        with plain_math(), _open_functions(), recorder, _PythonCalls(recorder):
+            outputs = call_model(shell, inputs)
+    finally:
+        by_value.reset(noting)
     tape.outputs = [recorder.value(tensor) for tensor in collect_tensors(outputs)]
     del keep
     return tape

@@ -12,8 +12,11 @@ from torch import nn
 from ..errors import CompressError, nearest
 from ..plugins import installed
 from .graph import DependencyGraph, Group, Step
-from .labels import Labels, call_values
+from .ints import Expression, Size, TracedInt, leaves
+from .labels import Labels, Need, call_values
 from .rules import RULES, Rule
+from .rules.elementwise import ARITHMETIC
+from .rules.reshape import EXPLICIT
 from .tape import Tape, Value, collect_tensors, named_tensors, record
 from .units import form, link_equal_sizes, resolve
 
@@ -68,9 +71,13 @@ def trace(
 
 def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labels:
     """Apply the rules to a tape, call by call. An op without a rule freezes what it touches and is named."""
-    labels = Labels(options=options)
+    labels = Labels(options=options, attributes=tape.attributes)
     for number, call in enumerate(tape.calls):
         labels.current = number
+        if call.op in ARITHMETIC and call.python is not None and call.python[0] not in EXPLICIT:
+            for item in call.python[1]:
+                if isinstance(item, TracedInt):
+                    _keep_number(item.origin, f"{call.where} calculates with it", labels)
         inputs = call_values(call)
         if call.op != "expand" and not any(labels.of(value) for value in inputs):  # expand may take a channel's size
             for out in call.outs:
@@ -89,10 +96,23 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
                 layouts = [layouts]
         for out, layout in zip(call.outs, layouts, strict=False):
             labels.layouts[out.id] = layout
+    for expression, module in tape.numbers:
+        _keep_number(expression, f"{module or 'the model'} calculates with it", labels)
     for value in tape.outputs:
         for found in labels.all_labels(value):
             labels.pin(found, "an output of the network")
     return labels
+
+
+def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
+    """The code uses this integer as a number: the attributes and sizes it is made of must stay as they are."""
+    for leaf in leaves(expression):
+        if isinstance(leaf, Size):
+            for block in labels.layouts.get(leaf.value, ()):
+                if leaf.dim in block.dims:
+                    labels.pin(labels.lift(block, block.dims.index(leaf.dim)), f"its size is a number: {where}")
+        else:
+            labels.needs.append(Need(leaf, None, labels.attributes[leaf], where))
 
 
 def _mark_buffers(group: Group, parameters: set[str]) -> Group:

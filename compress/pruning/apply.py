@@ -14,6 +14,7 @@ from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.labels import Array
 from ..graph.tape import named_tensors
 from ..graph.trace import trace
+from .compensation import Compensation, make_compensation
 from .plan import Plan
 from .replay import Blame
 from .selection import plan as make_plan
@@ -64,7 +65,7 @@ def apply(
     graph: DependencyGraph,
     plan: Plan,
     verify: bool = True,
-    compensate: str | None = None,
+    compensate: str | Compensation | None = None,
 ) -> Pruned:
     """Cut a copy of the model as planned and prove that it computes what the masked original does.
 
@@ -96,8 +97,6 @@ def apply(
     assert result is not None
     new = cut(model, result)
     if compensate is not None:
-        from .compensation import make_compensation
-
         new = make_compensation(compensate).compensate(model, new, graph, plan, result)
     frozen = {group.name: group.frozen for group in graph.groups if group.frozen is not None}
     after = replace(graph.cost(plan), params=sum(p.numel() for p in new.parameters()))
@@ -158,7 +157,7 @@ def prune(
     heads: Literal["whole", "inside"] = "whole",
     groups: Literal["whole", "inside"] = "whole",
     verify: bool = True,
-    compensate: str | None = None,
+    compensate: str | Compensation | None = None,
     **options: Any,
 ) -> Pruned:
     """trace, plan and apply in one call. `options` are `plan`'s; see there. Returns a verified, smaller network."""

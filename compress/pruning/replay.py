@@ -19,16 +19,27 @@ from ..graph.tape import call_model, collect_tensors, named_tensors, op_name, pl
 from .surgery import Edits, surviving_index
 
 
-def copy_with(model: nn.Module, replacements: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model in eval mode with some tensors replaced; parameters are shared, buffers copied."""
+def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of the model in eval mode with some tensors replaced; parameters are shared, buffers copied.
+
+    dtype: what every floating-point tensor is converted to, plain tensor attributes of modules too.
+    """
     memo: dict[int, Any] = {}
+
+    def converted(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
+        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
     for name, tensor in named_tensors(model).items():
-        replacement = replacements.get(name)
+        new = converted(replacements.get(name, tensor))
         if isinstance(tensor, nn.Parameter):
-            replacement = tensor.detach() if replacement is None else replacement
-            memo[id(tensor)] = nn.Parameter(replacement, requires_grad=False)
+            memo[id(tensor)] = nn.Parameter(new, requires_grad=False)
         else:
-            memo[id(tensor)] = tensor.clone() if replacement is None else replacement
+            memo[id(tensor)] = new.clone() if new.data_ptr() == tensor.data_ptr() else new
+    for module in model.modules():
+        for item in vars(module).values():
+            if isinstance(item, Tensor) and id(item) not in memo:
+                memo[id(item)] = converted(item).clone()
     return copy.deepcopy(model, memo).eval()
 
 

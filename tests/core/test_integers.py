@@ -211,3 +211,38 @@ def test_pooling_and_convolving_over_channels_freezes_them():
 
     graph = compress.trace(Deep(), torch.randn(1, 3, 6, 6))
     assert "convolves over it" in graph["a"].frozen.reason
+
+
+def test_a_size_used_as_a_number_stays():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 6
+            self.embed, self.q, self.k, self.v = (nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(8, 4))
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.embed(x)
+            q = self.q(y).view(x.shape[0], -1, self.width)
+            scores = torch.softmax(q @ self.k(y).mT * self.width**-0.5 / y.shape[-1], -1)
+            return self.out(scores @ self.v(y))
+
+    x = torch.randn(2, 3, 5)
+    graph = compress.trace(Scaled(), x)
+    assert "width" in graph["q"].frozen.reason and "number" in graph["embed"].frozen.reason
+    pruned = cut(Scaled(), x)
+    assert pruned.model.width == 6 and pruned.model.v.out_features == 2
+
+
+def test_types_that_the_code_fixes_are_verified_as_they_are():
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+            self.plain = torch.rand(8, 1, 1, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.c(self.b(self.a(x) * self.plain) + torch.ones((), dtype=torch.float64)).to(torch.float64)
+
+    pruned = cut(Mixed().double(), torch.rand(1, 3, 4, 4, dtype=torch.float64))
+    assert pruned.model.b.out_channels == 4

@@ -83,6 +83,10 @@ ELEMENTWISE = """
 """.split()  # noqa: SIM905
 
 
+ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow"}
+"""Where an integer of the code is a number, not a size."""
+
+
 @rule(*ELEMENTWISE)
 def elementwise(call: Call, labels: Labels) -> list[Layout]:
     """Every input is broadcast to the output; where one is missing (a scalar), it says nothing."""
