@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from lightning_fabric.utilities import move_data_to_device
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -67,6 +66,8 @@ def find_candidates(context: Context) -> list[Candidate]:
 
 def assess(context: Context, model: nn.Module, batch_size: int, label: str) -> Evaluation:
     """The task's metrics of a network on the validation split. The model moves to the run's device."""
+    from lightning_fabric.utilities import move_data_to_device
+
     split = context.data.val
     model = model.to(context.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     batches = load(split, evaluation_orders(len(split), batch_size))
@@ -87,7 +88,7 @@ def measure(
     latency = measure_latency(models, example.to(context.device), seconds=seconds)
     rows = []
     for c in candidates:
-        cost = trace(c.model.cpu(), example).cost()
+        cost = trace(c.model.cpu(), example, rules=context.registry.op_rules).cost()
         weights = context.run / c.stage / WEIGHTS
         rows.append(
             {

@@ -32,10 +32,10 @@ class Prune(Stage):
     criterion: a registered name, or `{uses: name, option: value}`. How much goes is one of `ratio` (the fraction of
     units removed: of each group for scope `local`, of all for `global`), `keep_macs` and `keep_params` (up to 1 the
     fraction kept, above how many). round_to: resulting sizes are multiples of it. min_keep: units left in each group.
-    compensate: `fold` adds the constants that removed channels still gave to what follows. ignore: patterns of group
-    names that stay whole, beside what the policy keeps. heads, groups: whether attention loses `whole` heads or is cut
-    `inside` all of them, and grouped convolutions likewise. calibration: batches of training images for a criterion
-    that needs gradients. start: `previous`, `fresh` or an earlier stage's id.
+    compensate: a registered compensation; `fold` gives what follows the constants that removed channels still added.
+    ignore: patterns of group names that stay whole, beside what the policy keeps. heads, groups: whether attention
+    loses `whole` heads or is cut `inside` all of them, and grouped convolutions likewise. calibration: batches of
+    training images for a criterion that needs gradients. start: `previous`, `fresh` or an earlier stage's id.
     """
 
     name = "prune"
@@ -49,7 +49,7 @@ class Prune(Stage):
     keep_params: Annotated[float, Field(gt=0)] | None = None
     round_to: Annotated[int, Field(ge=1)] = 1
     min_keep: Annotated[int, Field(ge=1)] = 1
-    compensate: Literal["fold"] | None = None
+    compensate: Annotated[str | dict[str, Any], Uses("compensations")] | None = None
     ignore: list[str] = field(default_factory=list)
     heads: Literal["whole", "inside"] = "whole"
     groups: Literal["whole", "inside"] = "whole"
@@ -58,16 +58,17 @@ class Prune(Stage):
 
     def run(self, context: Context) -> Mapping[str, Any]:
         network = open_network(context, self.start)
-        graph = self.trace(network.model, context.example())
+        graph = self.trace(network.model, context.example(), context.registry)
         chosen = self.plan(graph, context.recipe, context.data)
-        pruned = apply(network.model, graph, chosen, compensate=self.compensate)
+        given = None if self.compensate is None else context.registry.make("compensations", self.compensate)
+        pruned = apply(network.model, graph, chosen, compensate=given)
         keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
         context.progress.say(f"{context.id}: {pruned}")
         return facts(network.model, pruned)
 
-    def trace(self, model: nn.Module, example: Tensor) -> DependencyGraph:
+    def trace(self, model: nn.Module, example: Tensor, registry: Registry) -> DependencyGraph:
         """The graph of a network as this stage cuts it."""
-        return trace(model, example, heads=self.heads, groups=self.groups)
+        return trace(model, example, heads=self.heads, groups=self.groups, rules=registry.op_rules)
 
     def plan(self, graph: DependencyGraph, recipe: Recipe, data: Data) -> Plan:
         """What this stage would remove from the traced network; data: for a criterion that needs gradients."""

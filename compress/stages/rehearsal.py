@@ -55,7 +55,7 @@ def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     cuts = []
     for id_, stage in recipe.stages:
         if isinstance(stage, Prune):
-            whole = stage.trace(model, example)
+            whole = stage.trace(model, example, recipe.registry)
             plan = stage.plan(whole, recipe, data)
             cuts.append(Rehearsed(id_, plan, whole.cost(), whole.cost(plan)))
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in kept.items()})

@@ -75,7 +75,7 @@ class Attach:
 
     def __call__(self, model: nn.Module, optimizer: optim.Optimizer) -> Attached:
         example = self.context.example().to(next(model.parameters()).device)
-        graph = trace(model, example)
+        graph = trace(model, example, rules=self.context.registry.op_rules)
         policy = self.context.recipe.policy
         frozen = policy.freeze(graph, model) if policy else {}
         return self.regularizer.attach(graph, model, optimizer, frozen)
