@@ -13,11 +13,11 @@ from .scenery import DISTRACTORS, background, draw_obstacle, material, pattern
 from .solids import Light, extent
 
 FINER = 2  # the canvas has twice the picture's pixels each way; averaging them smooths all edges
-SIDES = (1 / 5, 3 / 5)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
+SIDES = (0.24, 0.62)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
 VISIBLE = 0.75  # the share of every hand, as far as it is in the picture, that must stay visible
-NUMBERS = (0.58, 0.28, 0.1, 0.04)  # how often there are one to four hands
-THINGS = (0.35, 0.4, 0.2, 0.05)  # how often none to three things that are not hands
-HIDDEN = 0.15  # how often a hand has something in front of it
+NUMBERS = (0.62, 0.26, 0.09, 0.03)  # how often there are one to four hands
+THINGS = (0.45, 0.37, 0.15, 0.03)  # how often none to three things that are not hands
+HIDDEN = 0.1  # how often a hand has something in front of it
 ATTEMPTS = 12
 
 
@@ -65,7 +65,7 @@ def _add_hand(
     """Draw one more hand, unless it would be too small, too far out of the picture or hide too much of another one."""
     shape = canvas.shape[1], canvas.shape[2]
     side = min(shape)
-    turn = rng.choice([0, 0, 0, np.pi / 2, -np.pi / 2, np.pi]) + rng.normal(0, 0.5)
+    turn = rng.choice([0, np.pi / 2, -np.pi / 2, np.pi], p=[0.6, 0.15, 0.15, 0.1]) + rng.normal(0, 0.5)
     hand = pose_hand(rng, turn)
     low, high = extent([hand.palm, *hand.fingers])
     size = float(rng.uniform(SIDES[0], largest) * side / (high - low).max())
@@ -115,8 +115,8 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     image = image * balance[:, None, None] + np.float32(0.5 * (1 - contrast))
     blur = rng.random()
     if blur < 0.3:
-        image = ndimage.gaussian_filter(image, (0, *[rng.uniform(0.4, 1.1) * image.shape[1] / 160] * 2), truncate=2)
-    elif blur < 0.4:
+        image = ndimage.gaussian_filter(image, (0, *[rng.uniform(0.3, 0.8) * image.shape[1] / 160] * 2), truncate=2)
+    elif blur < 0.35:
         image = ndimage.uniform_filter1d(image, int(rng.integers(2, 5)), axis=int(rng.integers(1, 3)))
     image = image + np.float32(rng.uniform(0, 0.03)) * rng.standard_normal(image.shape, np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)

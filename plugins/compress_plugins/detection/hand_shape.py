@@ -124,8 +124,8 @@ def _curls(rng: np.random.Generator) -> np.ndarray:
 
 def _orientation(rng: np.random.Generator, turn: float) -> np.ndarray:
     """A rotation matrix: palm or back towards the viewer, now and then the edge, tilted up to 45 degrees, turned."""
-    roll = rng.choice([0.0, np.pi]) + rng.normal(0, 0.5)
-    tilt = np.clip(rng.normal(0, 0.35), -0.8, 0.8)
+    roll = rng.choice([0.0, np.pi]) + rng.normal(0, 0.35)
+    tilt = np.clip(rng.normal(0, 0.3), -0.7, 0.7)
     c, s = np.cos(roll), np.sin(roll)
     about_y = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     c, s = np.cos(tilt), np.sin(tilt)
@@ -186,8 +186,8 @@ def _forearm(rng: np.random.Generator, to: _Placement) -> tuple[Capsules, Capsul
     upper = np.array([np.sin(bent), -np.cos(bent), 0])
     wrist = np.array([0.0, 0.05, 0.0])
     elbow = wrist + 1.5 * forearm
-    cuff = rng.uniform(0.2, 1.2) if rng.random() < 0.5 else 0.14
-    if rng.random() > 0.65:
+    cuff = rng.uniform(0.2, 1.0) if rng.random() < 0.25 else 0.14
+    if rng.random() > 0.85:
         joints = np.stack([wrist, wrist + 0.1 * forearm, elbow, elbow + 6 * upper])
         return to.chain(joints, np.array([0.125, 0.118, 0.19, 0.3]), 0.7), None
     joints = np.stack([wrist, wrist + 0.1 * forearm, wrist + (cuff + 0.1) * forearm])

@@ -69,7 +69,7 @@ def background(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """A wall, a table, a room, cloth, wood, foliage or clutter: (3, H, W) float32 in [0, 1]."""
     image = _blotches(rng, shape, int(rng.choice([2, 3, 5, 9])), any_colour(rng), rng.choice([0.05, 0.12, 0.25]))
     draw = ImageDraw.Draw(image)
-    kind = rng.choice(["plain", "room", "clutter", "foliage", "wood"], p=[0.2, 0.3, 0.2, 0.12, 0.18])
+    kind = rng.choice(["plain", "room", "clutter", "foliage", "wood"], p=[0.24, 0.32, 0.2, 0.12, 0.12])
     if kind == "room":
         _draw_room(rng, draw, shape)
     elif kind == "clutter":
@@ -108,7 +108,7 @@ def _draw_room(rng: np.random.Generator, draw: ImageDraw.ImageDraw, shape: tuple
     h, w = shape
     horizon = rng.uniform(0.15, 0.7) * h
     tilt = rng.normal(0, 0.06) * h
-    table = skin_tone(rng) if rng.random() < 0.5 else any_colour(rng)
+    table = skin_tone(rng) if rng.random() < 0.25 else any_colour(rng)
     _draw_clutter(rng, draw, (int(horizon) + 1, w), int(rng.integers(2, 10)))
     draw.polygon([(0, horizon - tilt), (w, horizon + tilt), (w, h), (0, h)], fill=_ink(table))
     for _ in range(int(rng.integers(0, 7))):  # sheets, books, plates
@@ -125,7 +125,7 @@ def _draw_clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, shape: tu
     h, w = shape
     for _ in range(pieces):
         x, y, r = rng.uniform(0, w), rng.uniform(0, h), rng.uniform(0.03, 0.25) * w
-        colour = _ink(skin_tone(rng) if rng.random() < 0.15 else any_colour(rng))
+        colour = _ink(skin_tone(rng) if rng.random() < 0.08 else any_colour(rng))
         kind = rng.random()
         if kind < 0.4:
             corners = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
@@ -235,7 +235,7 @@ def draw_ball(canvas: np.ndarray, rng: np.random.Generator, light: Light) -> Non
     draw_solid(canvas, Capsules(ends[:1], ends[1:], radii[:1], radii[1:]), stuff, light, 0.3 * r)
 
 
-DISTRACTORS = {draw_face: 0.25, draw_limb: 0.15, draw_rods: 0.2, draw_ball: 0.15, draw_leaf: 0.25}
+DISTRACTORS = {draw_face: 0.3, draw_limb: 0.1, draw_rods: 0.2, draw_ball: 0.15, draw_leaf: 0.25}
 """Each with how often it is taken."""
 
 
