@@ -23,7 +23,7 @@ class Split(Protocol):
         """A batch: images (B, 3, H, W) float32 in [0, 1] and the targets as the task wants them.
 
         Detection: targets is a list of B dicts {"boxes": (n, 4) float xyxy pixels of the (H, W) input,
-        "labels": (n,) int64, "subset": str or None, "id": str (the image's name)}, as torchvision's detectors take them.
+        "labels": (n,) int64, "subset": str or None, "id": str (the image's name)}, as torchvision takes them.
         """
 
 
