@@ -9,8 +9,7 @@ trail.
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import CompressError
+from .inputs import call_model, collect_tensors, map_tensors
 from .ints import Attribute, Expression, Size, TracedInt, by_value
+from .shell import make_shell, named_tensors, trace_integers
 
 
 @dataclass(frozen=True)
@@ -70,37 +71,6 @@ class Tape:
     device: str = "meta"
 
 
-def call_model(model: nn.Module, example_inputs: Any) -> Any:
-    """Run the model on example inputs: a tuple is positional, a dict holds keywords, anything else is one argument."""
-    if isinstance(example_inputs, tuple):
-        return model(*example_inputs)
-    if isinstance(example_inputs, dict):
-        return model(**example_inputs)
-    return model(example_inputs)
-
-
-def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same tree of tuples, lists, dicts and dataclasses with every tensor changed."""
-    if isinstance(tree, Tensor):
-        return change(tree)
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(map_tensors(item, change) for item in tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map_tensors(item, change) for item in tree)
-    if isinstance(tree, Mapping):
-        return {key: map_tensors(item, change) for key, item in tree.items()}
-    if hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
-        return {key: map_tensors(getattr(tree, key), change) for key in tree.__dataclass_fields__}
-    return tree
-
-
-def collect_tensors(tree: Any) -> list[Tensor]:
-    """The tensors of a tree, in order."""
-    found: list[Tensor] = []
-    map_tensors(tree, found.append)
-    return found
-
-
 @contextlib.contextmanager
 def plain_math() -> Iterator[None]:
     """Attention in its decomposed form, so that every op it is made of is seen; no gradients."""
@@ -111,65 +81,6 @@ def plain_math() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer once, by its first state-dict-like name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[int, str], list[Tensor]]:
-    """A copy of the model's structure whose tensors are stand-ins.
-
-    device: "meta", or None for tensors on their own device (parameters share memory, buffers are copies).
-    Returns the shell in eval mode, id of each stand-in -> its name, and the stand-ins (to be kept alive).
-    """
-    memo: dict[int, Any] = {}
-    names: dict[int, str] = {}
-    keep: list[Tensor] = []
-
-    def stand_in(tensor: Tensor) -> Tensor:
-        data = tensor.detach()
-        data = torch.empty_like(data, device="meta") if device == "meta" else data
-        return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data.clone()
-
-    for name, tensor in named_tensors(model).items():
-        memo[id(tensor)] = replacement = stand_in(tensor)
-        names[id(replacement)] = name
-        keep.append(replacement)
-    for module in model.modules():
-        for item in vars(module).values():
-            if isinstance(item, Tensor) and id(item) not in memo:
-                memo[id(item)] = replacement = stand_in(item)
-                keep.append(replacement)
-    try:
-        shell = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise CompressError(f"{type(model).__name__} cannot be deep-copied, which tracing needs: {error}") from error
-    return shell.eval(), names, keep
-
-
-def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
-    """Put a TracedInt in place of every integer attribute of the shell's modules, also in lists, tuples, dicts."""
-    found: dict[Attribute, int] = {}
-
-    def traced(value: Any, attribute: Attribute) -> Any:
-        if type(value) is int:
-            found[attribute] = value
-            return TracedInt(value, attribute)
-        if attribute.key is None and type(value) in (list, tuple):
-            return type(value)(
-                traced(item, Attribute(attribute.module, attribute.name, i)) for i, item in enumerate(value)
-            )
-        if attribute.key is None and type(value) is dict:
-            return {key: traced(item, Attribute(attribute.module, attribute.name, key)) for key, item in value.items()}
-        return value
-
-    for path, module in shell.named_modules():
-        for name, value in list(vars(module).items()):
-            if not name.startswith("_") and name != "training":
-                module.__dict__[name] = traced(value, Attribute(path, name))
-    return found
 
 
 def op_name(func: Any) -> str:

@@ -12,12 +12,14 @@ from torch import nn
 from ..errors import CompressError, nearest
 from ..plugins import installed
 from .graph import DependencyGraph, Group, Step
+from .inputs import collect_tensors
 from .ints import Expression, Size, TracedInt, leaves
 from .labels import Labels, Need, call_values
 from .rules import RULES, Rule
 from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
-from .tape import Tape, Value, collect_tensors, named_tensors, record
+from .shell import named_tensors
+from .tape import Tape, Value, record
 from .units import form, link_equal_sizes, resolve
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import CompressError, VerificationError
 from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.labels import Array
-from ..graph.tape import named_tensors
+from ..graph.shell import named_tensors
 from ..graph.trace import trace
 from .compensation import Compensation, make_compensation
 from .plan import Plan

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
 from ..files import replaced, write_json
-from ..graph.tape import named_tensors
+from ..graph.shell import named_tensors
 from .probe import check_probe, take_probe
 from .surgery import Edits, cut
 

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..graph.graph import DependencyGraph
-from ..graph.tape import call_model, map_tensors, named_tensors, plain_math
+from ..graph.inputs import call_model, map_tensors
+from ..graph.shell import named_tensors
+from ..graph.tape import plain_math
 from ..hookspecs import hookimpl
 from ..options import Plugin
 from .plan import Plan

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
-from ..graph.tape import call_model, collect_tensors
+from ..graph.inputs import call_model, collect_tensors
 
 SAMPLES = 32
 """Elements of each output that are kept, evenly spaced."""

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.graph import DependencyGraph, Step
+from ..graph.inputs import call_model, collect_tensors
 from ..graph.labels import Array
-from ..graph.tape import call_model, collect_tensors, named_tensors, op_name, plain_math
+from ..graph.shell import named_tensors
+from ..graph.tape import op_name, plain_math
 from .surgery import Edits, surviving_index
 
 

@@ -16,7 +16,7 @@ from ..errors import CompressError
 from ..graph.graph import DependencyGraph
 from ..graph.ints import Attribute, Size, evaluate, leaves
 from ..graph.labels import Array, Layout, Need
-from ..graph.tape import named_tensors
+from ..graph.shell import named_tensors
 from .plan import Plan
 
 

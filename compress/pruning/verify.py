@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import CompressError
 from ..graph.graph import DependencyGraph
-from ..graph.tape import map_tensors, named_tensors
+from ..graph.inputs import map_tensors
+from ..graph.shell import named_tensors
 from .plan import Plan
 from .replay import Blame, copy_with, difference, find_difference, mask, randomise, run, run_masked
 from .surgery import Edits, cut

@@ -234,7 +234,7 @@ def test_any_tree_of_inputs_can_be_probed(tmp_path, example):
             self.scale = nn.Parameter(torch.ones(()))
 
         def forward(self, *args, **kwargs):
-            from compress.graph.tape import collect_tensors
+            from compress.graph.inputs import collect_tensors
 
             return [t.double().sum() * self.scale for t in collect_tensors((args, kwargs))]
 
