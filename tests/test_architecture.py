@@ -64,14 +64,13 @@ def imports(package: str) -> Iterator[Import]:
 
 def _of(tree: ast.AST, path: Path, inside: str, typing: bool) -> Iterator[Import]:
     for node in ast.iter_child_nodes(tree):
-        only_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         if isinstance(node, ast.Import):
             yield from (Import(path, node.lineno, alias.name, "", typing) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
             yield from (Import(path, node.lineno, module, alias.name, typing) for alias in node.names)
-        elif only_types:
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for part in node.body:
                 yield from _of(ast.Module([part], []), path, inside, typing=True)
             for part in node.orelse:
@@ -168,7 +167,7 @@ def test_public_names_are_the_same_in_all_three_lists() -> None:
         module = __import__(each.module, fromlist=[each.name])
         assert getattr(compress, each.name) is getattr(module, each.name), str(each)
     with pytest.raises(AttributeError, match="no attribute 'Criterium'"):
-        compress.Criterium  # noqa: B018
+        compress.Criterium  # type: ignore[attr-defined] # noqa: B018
 
 
 def test_importing_compress_and_all_its_names_is_light() -> None:

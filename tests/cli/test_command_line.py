@@ -64,6 +64,33 @@ def test_a_run_and_what_can_be_done_with_it(folder: Path, capsys: pytest.Capture
     assert "dense: done already" in capsys.readouterr().err
 
 
+def test_a_recipes_model_can_be_measured_as_it_is_given(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "toy.yaml", "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)[0]["before"]
+    assert main(["eval", "toy.yaml", "data.val=12", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert {key: row[key] for key in before} == before and 0 <= row["metrics"]["accuracy"] <= 1
+    assert main(["eval", "toy.yaml"]) == 0
+    assert f"{before['params']:,}" in capsys.readouterr().out
+
+
+def test_the_shipped_recipe_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `compress run yolov3_hand` does without a GPU and without images, but with few and small images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = ["model.width=0.1", "stages.export.formats=[darknet]", "stages.evaluate.seconds=0.5", "expect=null"]
+    epochs = [f"stages.{stage}.epochs=1" for stage in ("baseline", "sparse", "finetuned")]
+    drawn = [f"fallback_data.{setting}" for setting in ("train=16", "val=8", "image_size=96")]
+    assert main(["run", "yolov3_hand", "--profile", "quick", "--out", "one", *small, *epochs, *drawn]) == 0
+    report = json.loads(Path("one/report.json").read_text())
+    assert [row["role"] for row in report["rows"]] == ["baseline", "sparse", "pruned", "finetuned"]
+    assert report["verification"]["passed"] and report["data"]["synthetic"] and report["profile"] == "quick"
+    params = [row["params"] for row in report["rows"]]
+    assert params[0] == params[1] > 2 * params[2] == 2 * params[3]
+    assert all((Path("one") / file).is_file() for file in ("report.html", "export/darknet/model.weights"))
+    assert main(["check", "one/recipe.yaml"]) == 0  # the run's own recipe is a recipe
+
+
 def test_missed_expectations_end_with_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "toy.yaml", "expect={params: {max: 10}, macs_removed: {min: 0}}", "--out", "out"]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]

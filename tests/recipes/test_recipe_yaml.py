@@ -15,9 +15,8 @@ from compress.recipes.mistakes import RecipeError
 from compress.recipes.nodes import Node, dump, parse, scalar
 
 HERE = Path("/somewhere")
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(st.characters(codec="utf-8"), max_size=12)
-)
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXTS)
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4))
 
