@@ -13,9 +13,9 @@ from .scenery import DISTRACTORS, background, draw_obstacle, material, pattern
 from .solids import Light, extent
 
 FINER = 2  # the canvas has twice the picture's pixels each way; averaging them smooths all edges
-SIDES = (0.24, 0.62)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
-VISIBLE = 0.75  # the share of every hand, as far as it is in the picture, that must stay visible
-NUMBERS = (0.62, 0.26, 0.09, 0.03)  # how often there are one to four hands
+SIDES = (0.28, 0.66)  # a hand's longer side before anything hides it, as a share of the picture's shorter one
+VISIBLE = 0.8  # the share of every hand, as far as it is in the picture, that must stay visible
+NUMBERS = (0.66, 0.25, 0.07, 0.02)  # how often there are one to four hands
 THINGS = (0.45, 0.37, 0.15, 0.03)  # how often none to three things that are not hands
 HIDDEN = 0.1  # how often a hand has something in front of it
 ATTEMPTS = 12
@@ -110,7 +110,7 @@ def _box(mask: np.ndarray) -> np.ndarray:
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """What a camera adds: white balance, exposure, contrast, blur or motion, noise. (3, H, W) float32 -> uint8."""
-    contrast, exposure = rng.uniform(0.75, 1.15), rng.uniform(0.85, 1.25)
+    contrast, exposure = rng.uniform(0.85, 1.15), rng.uniform(0.9, 1.2)
     balance = (exposure * contrast * rng.normal(1, 0.05, 3)).astype(np.float32)
     image = image * balance[:, None, None] + np.float32(0.5 * (1 - contrast))
     blur = rng.random()

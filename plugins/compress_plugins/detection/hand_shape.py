@@ -124,8 +124,8 @@ def _curls(rng: np.random.Generator) -> np.ndarray:
 
 def _orientation(rng: np.random.Generator, turn: float) -> np.ndarray:
     """A rotation matrix: palm or back towards the viewer, now and then the edge, tilted up to 45 degrees, turned."""
-    roll = rng.choice([0.0, np.pi]) + rng.normal(0, 0.35)
-    tilt = np.clip(rng.normal(0, 0.3), -0.7, 0.7)
+    roll = rng.choice([0.0, np.pi]) + rng.normal(0, 0.3)
+    tilt = np.clip(rng.normal(0, 0.25), -0.6, 0.6)
     c, s = np.cos(roll), np.sin(roll)
     about_y = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     c, s = np.cos(tilt), np.sin(tilt)
