@@ -335,7 +335,7 @@ def test_the_kit_says_what_is_broken(broken: Callable[[], object], message: str)
     [
         ("nothing", "wrote nothing"),
         ("unnamed", "are there"),
-        ("wrong", "differ by 1.0"),
+        ("wrong", "differ by 1 where"),
         ("spoils", "changed the model"),
     ],
 )
