@@ -199,7 +199,7 @@ def odd(rng: random.Random, cin: int, depth: int) -> Made:
         lambda m, x: x.clamp(min=0.1).log().nan_to_num(),
         lambda m, x: torch.cat(torch.unbind(x, 1)[::-1]).view(x.shape[1], -1, *x.shape[2:]).transpose(0, 1),
         lambda m, x: x.unfold(1, 2, 2).flatten(-1).permute(0, 1, 4, 2, 3).flatten(1, 2),
-        lambda m, x: x @ m.square(x),
+        lambda m, x: x @ x.mean(1, keepdim=True).transpose(2, 3) @ x,
         lambda m, x: F.unfold(x, 3, padding=1).view(x.shape[0], x.shape[1], 9, *x.shape[2:]).mean(2),
         lambda m, x: x.transpose(1, 3).contiguous().transpose(1, 3),
         lambda m, x: x.squeeze().view_as(x),
@@ -243,7 +243,6 @@ def odd(rng: random.Random, cin: int, depth: int) -> Made:
         return x
 
     made.write, made.twice = write, twice
-    made.square = lambda x: x.mean(1, keepdim=True).transpose(2, 3)
     return made, c
 
 

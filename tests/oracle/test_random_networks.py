@@ -26,9 +26,10 @@ def cut_and_compare(seed: int, depth: int) -> float:
         "heads": rng.choice(["whole", "whole", "inside"]),
         "groups": rng.choice(["whole", "whole", "inside"]),
     }
-    before = snapshot(model)
+    inputs, before = model.inputs(), snapshot(model)
+    graph = compress.trace(model, inputs, options.pop("heads"), options.pop("groups"))
     try:
-        pruned = compress.prune(model, model.inputs(), **options)
+        pruned = compress.apply(model, graph, compress.plan(graph, **options))
     except CompressError as error:
         assert "nothing may be cut" in str(error)
         return 1.0
@@ -36,7 +37,11 @@ def cut_and_compare(seed: int, depth: int) -> float:
         after = snapshot(model)
         assert after == before, f"changed: {[k for k in before if before[k] != after.get(k)]}"
     assert pruned.model.training == model.training
-    assert pruned.after.params == sum(p.numel() for p in pruned.model.parameters())
+    expected = graph.cost(pruned.plan)
+    assert compress.trace(pruned.model, inputs).cost() == expected == pruned.after
+    assert sum(p.numel() for p in pruned.model.parameters()) == expected.params
+    small, selected = pruned.model.state_dict(), pruned.remap(model.state_dict())
+    assert all(torch.equal(small[name], selected[name]) for name in small | selected)
     compare(model, pruned.model, model.inputs(3))
     if model.any_size:
         compare(model, pruned.model, model.inputs(1, 12, 16))
