@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,7 +27,7 @@ def gammas(step: int) -> dict[str, Tensor]:
 
 def run(telemetry: GammaTelemetry, start: int, stop: int) -> None:
     for step in range(start + 1, stop + 1):
-        telemetry.record(step, (step - 1) // EPOCH + 1, step % EPOCH == 0, lambda step=step: gammas(step))
+        telemetry.record(step, (step - 1) // EPOCH + 1, step % EPOCH == 0, partial(gammas, step))
 
 
 def test_numbers_are_those_of_numpy(tmp_path: Path) -> None:

@@ -93,12 +93,12 @@ def test_further_anchors_that_fit_are_trained_too(extra_iou: float) -> None:
     assert cost(nine, maps, box, extra_iou) > 1
 
 
-def loss_and_gradients(targets: list[dict], size: tuple[int, int] = (96, 160), raw: float = 1.0, **options: float):
+def loss_and_gradients(targets: list[dict], size: tuple[int, int] = (96, 160), raw: float = 1.0, extra_iou: float = 0.3):
     """The loss of random maps, and the gradient of each; the gradients are finite or this fails."""
     torch.manual_seed(0)
     nine = heads(2)
     model = Fixed(nine, [raw * torch.randn_like(m) for m in blank(nine, len(targets), size)])
-    parts = YOLOv3(**options).loss(model, torch.zeros(len(targets), 3, *size), targets)
+    parts = YOLOv3(extra_iou=extra_iou).loss(model, torch.zeros(len(targets), 3, *size), targets)
     parts["loss"].backward()
     gradients = [m.grad for m in model.maps]
     assert torch.isfinite(parts["loss"])
