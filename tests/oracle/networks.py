@@ -20,7 +20,11 @@ class RandomNetwork(nn.Module):
 
     def __init__(self, seed: int, depth: int = 2) -> None:
         super().__init__()
-        rng = random.Random(seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._build(random.Random(seed), depth)
+
+    def _build(self, rng: random.Random, depth: int) -> None:
         self.takes = rng.choice(["tensor", "tensor", "tuple", "dict"])
         self.stem, c = conv_norm_act(rng, 3, rng.choice([4, 8, 12]))
         self.early, middle = block(rng, c, depth)

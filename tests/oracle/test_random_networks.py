@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from networks import RandomNetwork
@@ -29,7 +30,9 @@ def cut_and_compare(seed: int, depth: int) -> float:
     inputs, before = model.inputs(), snapshot(model)
     graph = compress.trace(model, inputs, options.pop("heads"), options.pop("groups"))
     try:
-        pruned = compress.apply(model, graph, compress.plan(graph, **options))
+        plan = compress.plan(graph, **options)
+        check_plan(graph, plan, options["round_to"])
+        pruned = compress.apply(model, graph, plan)
     except CompressError as error:
         assert "nothing may be cut" in str(error)
         return 1.0
@@ -47,6 +50,16 @@ def cut_and_compare(seed: int, depth: int) -> float:
         compare(model, pruned.model, model.inputs(1, 12, 16))
     compare(model, pruned.model, model.inputs(3), train=True)
     return kept(model, pruned.model)
+
+
+def check_plan(graph, plan, round_to: int) -> None:
+    """Frozen groups are whole, links keep equally many, sizes are multiples."""
+    gone = {g.name: np.isin(np.arange(g.size), plan.removed.get(g.name, ())) for g in graph.groups}
+    for group in graph.groups:
+        left = group.size - gone[group.name].sum()
+        assert left == group.size or (left > 0 and left % round_to == 0 and group.frozen is None)
+        for link in group.links:
+            assert len({int(gone[name][units].sum()) for name, units in link.slots}) == 1
 
 
 @pytest.mark.parametrize("seed", range(160))
@@ -72,3 +85,15 @@ def test_thousands_of_networks(chunk):
             cut_and_compare(seed, depth=1 + seed % 3)
         except Exception as error:
             raise AssertionError(f"seed {seed}, depth {1 + seed % 3}") from error
+
+
+@pytest.mark.parametrize("seed", range(3000, 3020))
+def test_saved_networks_come_back(seed, tmp_path):
+    torch.manual_seed(seed)
+    model = number_every_element(RandomNetwork(seed, depth=1), seed).eval()
+    pruned = compress.prune(model, model.inputs(), "l1", ratio=0.3)
+    compress.save(pruned, tmp_path)
+    loaded = compress.load(tmp_path, lambda: RandomNetwork(seed, depth=1).eval())
+    small, stored = pruned.model.state_dict(), loaded.state_dict()
+    assert all(torch.equal(small[name], stored[name]) for name in small | stored)
+    compare(model, loaded, model.inputs(3))
