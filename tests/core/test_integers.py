@@ -170,6 +170,21 @@ def test_whole_heads_go_with_their_number():
     assert pruned.model.qkv.out_features == 48 and pruned.model.out.in_features == 16
 
 
+def test_attention_width_stays_where_the_scale_depends_on_it():
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(5, 8)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(torch.nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+
+    pruned = cut(Narrow(), torch.randn(2, 4, 5))
+    assert "width" in pruned.frozen["q"].reason
+    assert pruned.model.q.out_features == 6 and pruned.model.v.out_features == 4
+
+
 def test_expanding_to_a_size_that_was_read_carries_its_channels():
     class Normalised(nn.Module):
         def __init__(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..labels import Block, Labels, Layout, call_values
 from ..tape import Call, Value
+from .reduce import freeze_along
 from .table import rule
 
 
@@ -91,8 +92,18 @@ ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide",
 def elementwise(call: Call, labels: Labels) -> list[Layout]:
     """Every input is broadcast to the output; where one is missing (a scalar), it says nothing."""
     shape = call.outs[0].shape
+    if call.op == "mul" and call.python is not None and call.python[0] == "scaled_dot_product_attention":
+        _keep_width(call, labels)
     layout = combine(call_values(call), shape, labels, call.where)
     return [layout for _ in call.outs]
+
+
+def _keep_width(call: Call, labels: Labels) -> None:
+    """Attention scales query and key, (..., L, D) or transposed, by a function of D; if nobody wrote it, D stays."""
+    assert call.python is not None
+    if call.python[2].get("scale") is None:
+        x = call.args[0]
+        freeze_along(x, [len(x.shape) - 2, len(x.shape) - 1], f"{call.where} scales attention by its width", labels)
 
 
 @rule("glu")
