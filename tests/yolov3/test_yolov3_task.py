@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -93,14 +94,17 @@ def test_further_anchors_that_fit_are_trained_too(extra_iou: float) -> None:
     assert cost(nine, maps, box, extra_iou) > 1
 
 
-def loss_and_gradients(targets: list[dict], size: tuple[int, int] = (96, 160), raw: float = 1.0, extra_iou: float = 0.3):
+def loss_and_gradients(
+    targets: list[dict[str, Any]], raw: float = 1.0, extra_iou: float = 0.3
+) -> tuple[float, list[Tensor]]:
     """The loss of random maps, and the gradient of each; the gradients are finite or this fails."""
     torch.manual_seed(0)
-    nine = heads(2)
+    nine, size = heads(2), (96, 160)
     model = Fixed(nine, [raw * torch.randn_like(m) for m in blank(nine, len(targets), size)])
     parts = YOLOv3(extra_iou=extra_iou).loss(model, torch.zeros(len(targets), 3, *size), targets)
     parts["loss"].backward()
-    gradients = [m.grad for m in model.maps]
+    gradients = [m.grad for m in model.maps if m.grad is not None]
+    assert len(gradients) == 3
     assert torch.isfinite(parts["loss"])
     assert all(torch.isfinite(g).all() for g in gradients)
     return float(parts["loss"].detach()), gradients
