@@ -22,6 +22,9 @@ from .shell import named_tensors
 from .tape import Tape, Value, record
 from .units import form, link_equal_sizes, resolve
 
+ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm"}
+"""Read even where no input carries labels: expand may take a channel's size, products have multiply-adds to count."""
+
 
 def trace(
     model: nn.Module,
@@ -81,7 +84,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
                 if isinstance(item, TracedInt):
                     _keep_number(item.origin, f"{call.where} calculates with it", labels)
         inputs = call_values(call)
-        if call.op != "expand" and not any(labels.of(value) for value in inputs):  # expand may take a channel's size
+        if call.op not in ALWAYS_READ and not any(labels.of(value) for value in inputs):
             for out in call.outs:
                 labels.layouts[out.id] = ()
             continue
