@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 NUMBER = (1 << 32) - 1
 """The low 32 of a float64's 52 mantissa bits hold the element's number; what is left is 2^-20 exact."""
@@ -85,19 +86,30 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     return masked
 
 
-def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> None:
-    """Assert that the cut computes what the masked original does, relative to its largest output."""
+def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> float:
+    """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
+
+    Returns the largest difference relative to the largest element of its tensor.
+    """
     survivors = find_survivors(model, cut)
     masked = mask(model, survivors).train(train)
-    with OnSurvivors(masked, survivors):
+    decisions = Decisions()
+    with OnSurvivors(masked, survivors), decisions:
         want = _run(masked, inputs)
-    have = _run(copy.deepcopy(cut).train(train), inputs)
+    following = Decisions(decisions.taken)
+    with following:
+        have = _run(copy.deepcopy(cut).train(train), inputs)
     assert len(want) == len(have) > 0
-    for number, (w, h) in enumerate(zip(want, have, strict=True)):
-        assert w.shape == h.shape, f"output {number}: {tuple(h.shape)}, expected {tuple(w.shape)}"
-        assert torch.isfinite(w).all() and torch.isfinite(h).all(), f"output {number} is not finite"
-        gap = (w - h).abs().max() / w.abs().max().clamp_min(1e-12)
-        assert gap <= tolerance, f"output {number} differs by {gap:.1e} {'in train mode' if train else ''}"
+    pairs = [(f"output {number}", w, h) for number, (w, h) in enumerate(zip(want, have, strict=True))]
+    worst = 0.0
+    for what, w, h in pairs + following.weighed:
+        assert w.shape == h.shape, f"{what}: {tuple(h.shape)}, expected {tuple(w.shape)}"
+        assert torch.isfinite(w).all() and torch.isfinite(h).all(), f"{what} is not finite"
+        if w.numel():
+            gap = float((w - h).abs().max() / w.abs().max().clamp_min(1e-12))
+            assert gap <= tolerance, f"{what} differs by {gap:.1e} {'in train mode' if train else ''}"
+            worst = max(worst, gap)
+    return worst
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -203,6 +215,38 @@ class OnSurvivors(TorchFunctionMode):
             shape[dim] = x.shape[dim]
             part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
         return part * weight + (0 if bias is None else bias)
+
+
+class Decisions(TorchDispatchMode):
+    """Ops that turn real numbers into integers or truth values (topk, nms, >): noted in one run, followed in another.
+
+    Rounding alone can turn a decision, and everything behind it; so the second run is given the first one's. What
+    entered each of them is in `weighed`: (which, the first run's tensor, the second's).
+    """
+
+    def __init__(self, taken: list[tuple[str, list[Tensor], Any]] | None = None) -> None:
+        super().__init__()
+        self.follows = taken is not None
+        self.taken = list(taken or ())
+        self.weighed: list[tuple[str, Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        entering = [a.clone() for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+        result = func(*args, **(kwargs or {}))
+        outs = [result] if isinstance(result, Tensor) else [t for t in result or () if isinstance(t, Tensor)]
+        decides = entering and not all(t.is_floating_point() for t in outs) and "pool" not in str(func)
+        if not decides:
+            return result
+        if not self.follows:
+            self.taken.append((str(func), entering, result))
+            return result
+        assert self.taken, f"the cut network calls {func} once more"
+        name, wanted, decided = self.taken.pop(0)
+        assert name == str(func), f"the cut network calls {func} where the original calls {name}"
+        if any(a.shape != b.shape for a, b in zip(wanted, entering, strict=True)):
+            return result  # it is about channels, of which there are fewer now
+        self.weighed += [(f"what enters {name}", a, b) for a, b in zip(wanted, entering, strict=True)]
+        return decided
 
 
 def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
