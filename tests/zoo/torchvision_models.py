@@ -34,6 +34,8 @@ def build(name: str) -> tuple[nn.Module, Any]:
     detects = builder.__module__.startswith("torchvision.models.detection")
     if detects or builder.__module__.startswith("torchvision.models.segmentation"):
         options = {"weights_backbone": None}
+    if detects and not name.startswith("ssd"):  # which have a size of their own
+        options |= {"min_size": 128, "max_size": 192}
     return builder(weights=None, **options).eval(), _inputs(name, builder.__module__)
 
 
