@@ -79,7 +79,8 @@ def trace(
 def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labels:
     """Apply the rules to a tape, call by call. An op without a rule freezes what it touches and is named."""
     sizes = {value.id: value.shape for value in _values(tape)}
-    labels = Labels(options=options, attributes=tape.attributes, sizes=sizes)
+    used = frozenset(v.id for v in [*tape.outputs, *(v for call in tape.calls for v in call_values(call))])
+    labels = Labels(options=options, attributes=tape.attributes, sizes=sizes, used=used)
     for number, call in enumerate(tape.calls):
         labels.current = number
         if call.op in ARITHMETIC and call.python is not None and call.python[0] not in EXPLICIT:

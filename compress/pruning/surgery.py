@@ -172,6 +172,10 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = smaller
+    for module in model.modules():
+        for item in vars(module).values():
+            if isinstance(item, Tensor) and not item.is_leaf:  # a weight that a hook computes anew in each forward
+                memo[id(item)] = item.detach().clone()
     new = copy.deepcopy(model, memo)
     modules = dict(new.named_modules())
     for path, values in edits.attributes.items():
@@ -193,10 +197,14 @@ def select(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:
         return smaller
 
 
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+"""Rows of a recurrent layer's weights for each element of its hidden state."""
+
+
 def bring_into_line(module: nn.Module) -> None:
     """Set the integers of known layer types to their parameters' shapes; they describe, no forward depends on them
     (layer norm's `normalized_shape` excepted)."""
-    weight = getattr(module, "weight", None)
+    weight = getattr(module, "weight_v", getattr(module, "weight", None))
     if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
         wide, narrow = weight.shape[0], weight.shape[1] * module.groups
         module.out_channels, module.in_channels = (
@@ -212,6 +220,14 @@ def bring_into_line(module: nn.Module) -> None:
         module.num_channels = weight.shape[0]
     elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.RNNBase):
+        module.input_size, module.hidden_size = (
+            module.weight_ih_l0.shape[1],
+            module.weight_hh_l0.shape[0] // GATES[module.mode],
+        )
+        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.MultiheadAttention):
         module.embed_dim = module.out_proj.weight.shape[0]
         module.head_dim = module.embed_dim // module.num_heads

@@ -77,7 +77,10 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     A removed channel is then zero from its filter to the columns that read it. Norms over channels are the exception:
     zeros would count in their mean, so they run on the survivors; see `OnSurvivors`.
     """
-    masked = copy.deepcopy(model)
+    computed = {
+        id(t): t.detach() for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf
+    }
+    masked = copy.deepcopy(model, computed)
     for name, tensor in _floats(masked).items():
         for dim, index in enumerate(survivors[name]):
             gone = np.setdiff1d(np.arange(tensor.shape[dim]), index)
@@ -117,7 +120,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         state[f"{name} object"] = id(tensor)
-        state[f"{name} bytes"] = (tensor.detach().cpu().numpy().tobytes(), tensor.dtype, tensor.requires_grad)
+        state[f"{name} bytes"] = (_bytes(tensor), tensor.dtype, tensor.requires_grad)
         state[f"{name} grad"] = tensor.grad is None
     for path, module in model.named_modules():
         state[f"{path} type"] = type(module)
@@ -127,6 +130,10 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
             if name.endswith("_hooks"):
                 state[f"{path}.{name}"] = len(value)
     return state
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def kept(model: nn.Module, cut: nn.Module) -> float:
@@ -169,7 +176,7 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 class OnSurvivors(TorchFunctionMode):
-    """While it is active, layer and group norms of a masked model see the survivors of their weights only."""
+    """While it is active, layer, group and weight norms of a masked model see the survivors of their weights only."""
 
     def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
         super().__init__()
@@ -182,6 +189,8 @@ class OnSurvivors(TorchFunctionMode):
             return self._group_norm(*args, **kwargs)
         if func is F.layer_norm and self._weight(func, args, kwargs) is not None:
             return self._layer_norm(*args, **kwargs)
+        if func is torch._weight_norm:
+            return func(*args, **kwargs).nan_to_num()  # a removed row is 0 / 0
         return func(*args, **kwargs)
 
     def _weight(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
@@ -233,7 +242,8 @@ class Decisions(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         entering = [a.clone() for a in args if isinstance(a, Tensor) and a.is_floating_point()]
         result = func(*args, **(kwargs or {}))
-        outs = [result] if isinstance(result, Tensor) else [t for t in result or () if isinstance(t, Tensor)]
+        many = result if isinstance(result, list | tuple) else [result]
+        outs = [tensor for tensor in many if isinstance(tensor, Tensor)]
         decides = entering and not all(t.is_floating_point() for t in outs) and "pool" not in str(func)
         if not decides:
             return result

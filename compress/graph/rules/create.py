@@ -1,7 +1,12 @@
-"""New tensors of one value: a dimension carries what the tensor carries whose size the code asked for."""
+"""New tensors of one value: a dimension carries what the tensor carries whose size the code asked for.
+
+Where the size is an attribute of a module, the dimension carries labels of its own that the attribute follows: the
+first hidden state of a recurrent layer.
+"""
 
 from __future__ import annotations
 
+from ..ints import Attribute, TracedInt, leaves
 from ..labels import Block, Labels, Layout
 from ..tape import Call
 from .reshape import followed
@@ -21,7 +26,13 @@ def create(call: Call, labels: Labels) -> Layout:
         sizes = sizes[0]
     blocks = []
     for dim, n in enumerate(call.outs[0].shape):
-        found = followed(call, sizes[dim], dim, labels) if n > 1 and dim < len(sizes) else None
-        if found is not None and len(found) == n:
+        if n == 1 or dim >= len(sizes):
+            continue
+        size = sizes[dim]
+        found = followed(call, size, dim, labels)
+        if isinstance(size, TracedInt) and any(isinstance(leaf, Attribute) for leaf in leaves(size.origin)):
+            found = labels.fresh(n)
+            labels.need(size, found, call.where)
+        if found is not None:
             blocks.append(Block((dim,), found))
     return tuple(blocks)

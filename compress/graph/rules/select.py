@@ -140,7 +140,7 @@ def split(call: Call, labels: Labels) -> list[Layout]:
 def _bind_pieces(call: Call, found: Array, pieces: list[slice], labels: Labels) -> None:
     name, args, kwargs = call.python or ("", (), {})
     lengths = {piece.stop - piece.start for piece in pieces}
-    if name in ("chunk", "unsafe_chunk"):
+    if not name.startswith(("split", "unsafe_split", "tensor_split")):  # a chunk, or the gates of a recurrent cell
         if len(lengths) == 1:
             labels.link([found[piece] for piece in pieces], f"{call.where} chunks it in {len(pieces)}")
         else:
