@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .ints import Attribute, Expression, TracedInt
+from .ints import Attribute, Expression, Size, TracedInt
 from .tape import Call, Value
 
 Array = np.ndarray
@@ -81,6 +81,7 @@ class Labels:
     count: int = 0
     layouts: dict[int, Layout] = field(default_factory=dict)  # value id -> layout
     places: dict[tuple[str, int], Array] = field(default_factory=dict)  # (parameter, dim) -> labels
+    place_of: dict[int, tuple[str, int]] = field(default_factory=dict)  # id of such an array -> its place
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     edges: list[tuple[Array, Array]] = field(default_factory=list)
     pins: list[tuple[Array, str | None]] = field(default_factory=list)
@@ -128,10 +129,29 @@ class Labels:
         """
         if isinstance(size, TracedInt):
             self.needs.append(Need(size.origin, labels, int(size), where))
+            if isinstance(size.origin, Size):
+                self._follow(size.origin, labels, where)
         elif labels is not None:
             self.pin(labels, f"{where} writes the size {int(size)} as a constant")
 
+    def _follow(self, size: Size, labels: Array | None, where: str) -> None:
+        """What has `labels` keeps as many as the dimension whose size the code read; where one stays, both do."""
+        found = self.sized(size)
+        if found is not None and labels is None:
+            self.pin(found, f"{where} writes its size where nothing shrinks")
+        elif labels is not None and found is None:
+            self.pin(labels, f"{where} writes its size as that of something that stays")
+        elif found is not None and labels is not None and found is not labels and len(found) == len(labels):
+            self.link((found, labels), f"{where} writes one's size for the other")
+
     # ---- values
+
+    def sized(self, size: Size) -> Array | None:
+        """Labels along the dimension whose size was read, (n,), or None where it carries nothing."""
+        for block in self.layouts.get(size.value, ()):
+            if size.dim in block.dims:
+                return self.lift(block, block.dims.index(size.dim))
+        return None
 
     def of(self, value: Value) -> Layout:
         """The layout of a value; a parameter's or buffer's dimensions get labels when they are first met."""
@@ -147,7 +167,8 @@ class Labels:
         for dim, n in enumerate(shape):
             if n > 1:
                 if (name, dim) not in self.places:
-                    self.places[name, dim] = self.fresh(n)
+                    self.places[name, dim] = place = self.fresh(n)
+                    self.place_of[id(place)] = name, dim
                 blocks.append(Block((dim,), self.places[name, dim]))
         return tuple(blocks)
 
