@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .ints import Attribute, Expression, Size, TracedInt
+from .ints import Attribute, Expression, TracedInt
 from .tape import Call, Value
 
 Array = np.ndarray
@@ -129,29 +129,10 @@ class Labels:
         """
         if isinstance(size, TracedInt):
             self.needs.append(Need(size.origin, labels, int(size), where))
-            if isinstance(size.origin, Size):
-                self._follow(size.origin, labels, where)
         elif labels is not None:
             self.pin(labels, f"{where} writes the size {int(size)} as a constant")
 
-    def _follow(self, size: Size, labels: Array | None, where: str) -> None:
-        """What has `labels` keeps as many as the dimension whose size the code read; where one stays, both do."""
-        found = self.sized(size)
-        if found is not None and labels is None:
-            self.pin(found, f"{where} writes its size where nothing shrinks")
-        elif labels is not None and found is None:
-            self.pin(labels, f"{where} writes its size as that of something that stays")
-        elif found is not None and labels is not None and found is not labels and len(found) == len(labels):
-            self.link((found, labels), f"{where} writes one's size for the other")
-
     # ---- values
-
-    def sized(self, size: Size) -> Array | None:
-        """Labels along the dimension whose size was read, (n,), or None where it carries nothing."""
-        for block in self.layouts.get(size.value, ()):
-            if size.dim in block.dims:
-                return self.lift(block, block.dims.index(size.dim))
-        return None
 
     def of(self, value: Value) -> Layout:
         """The layout of a value; a parameter's or buffer's dimensions get labels when they are first met."""

@@ -20,8 +20,8 @@ def join_layouts(
 ) -> Layout:
     """The same for shapes with their layouts. Index by index, what meets in the output is equal.
 
-    A dimension that is labelled in one part and merely long in another meets a fixed size, and is pinned. Of blocks that
-    overlap only in part, the widest passes and the others' remaining axes are lifted.
+    A dimension that is labelled in one part and merely long in another meets a fixed size, and is pinned. Of blocks
+    that overlap only in part, the widest passes and the others' remaining axes are lifted.
     """
     blocks: list[tuple[int, Block]] = []  # (which part, its block in output dimensions)
     for number, (own, layout) in enumerate(parts):
