@@ -98,6 +98,7 @@ class Labels:
     current: int = -1  # index of the call being read
     options: dict[str, str] = field(default_factory=dict)
     attributes: dict[Attribute, int] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # value id -> shape
 
     # ---- labels and what holds between them
 

@@ -9,6 +9,8 @@ trail.
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +106,9 @@ class _PythonCalls(TorchFunctionMode):
             sizes = self.recorder.traced_size(args[0])
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             return sizes if dim is None else sizes[dim]
+        if name == "numel" and isinstance(args[0], Tensor):
+            sizes = self.recorder.traced_size(args[0])
+            return functools.reduce(operator.mul, sizes) if sizes else 1
         before, self.recorder.python = self.recorder.python, (name, args, kwargs)
         try:
             return func(*args, **kwargs)

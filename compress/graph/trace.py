@@ -11,19 +11,21 @@ from torch import nn
 
 from ..errors import CompressError, nearest
 from ..plugins import installed
+from .counts import keep_quotient, tie_sizes
 from .graph import DependencyGraph, Group, Step
 from .inputs import collect_tensors
 from .ints import Expression, Size, TracedInt, leaves
 from .labels import Labels, Need, call_values
 from .rules import RULES, Rule
+from .rules.create import CREATE
 from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
 from .shell import named_tensors
-from .tape import Tape, Value, record
-from .units import form, link_equal_sizes, resolve
+from .tape import Call, Tape, Value, record
+from .units import form, resolve
 
-ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm"}
-"""Read even where no input carries labels: expand may take a channel's size, products have multiply-adds to count."""
+ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm", *CREATE}
+"""Read even where no input carries labels: the size may be a channel's, products have multiply-adds to count."""
 
 
 def trace(
@@ -51,8 +53,8 @@ def trace(
     tape = record(model, example_inputs)
     own = installed().op_rules if rules is None else rules
     labels = read(tape, {**RULES, **own}, {"heads": heads, "groups": groups})
+    tie_sizes(labels)
     resolve(labels, heads)
-    link_equal_sizes(labels)
     units = form(labels)
     tensors = named_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
@@ -76,7 +78,8 @@ def trace(
 
 def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labels:
     """Apply the rules to a tape, call by call. An op without a rule freezes what it touches and is named."""
-    labels = Labels(options=options, attributes=tape.attributes)
+    sizes = {value.id: value.shape for value in _values(tape)}
+    labels = Labels(options=options, attributes=tape.attributes, sizes=sizes)
     for number, call in enumerate(tape.calls):
         labels.current = number
         if call.op in ARITHMETIC and call.python is not None and call.python[0] not in EXPLICIT:
@@ -101,7 +104,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
                 layouts = [layouts]
         for out, layout in zip(call.outs, layouts, strict=False):
             labels.layouts[out.id] = layout
-    for expression, module in tape.numbers:
+    for expression, module in dict.fromkeys(tape.numbers):
         _keep_number(expression, f"{module or 'the model'} calculates with it", labels)
     for value in tape.outputs:
         for found in labels.all_labels(value):
@@ -110,7 +113,9 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
 
 
 def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
-    """The code uses this integer as a number: the attributes and sizes it is made of must stay as they are."""
+    """The code uses this integer as a number: it must stay, or the attributes and sizes it is made of must."""
+    if keep_quotient(expression, where, labels):
+        return
     for leaf in leaves(expression):
         if isinstance(leaf, Size):
             for block in labels.layouts.get(leaf.value, ()):
@@ -147,6 +152,16 @@ def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
                 tuple((out.shape, labels.layouts.get(out.id, ())) for out in call.outs),
                 labels.reducers.get(number, ()),
                 touched,
+                _decides(call, labels),
             )
         )
     return tuple(steps)
+
+
+def _decides(call: Call, labels: Labels) -> bool:
+    """It makes integers or truth values of real numbers, and they are not about channels."""
+    return (
+        any(value.dtype.is_floating_point for value in call_values(call))
+        and not all(out.dtype.is_floating_point or out.dtype.is_complex for out in call.outs)
+        and not any(labels.layouts.get(out.id) for out in call.outs)
+    )

@@ -99,32 +99,12 @@ def _axis_classes(labels: Labels, component: Array) -> Array:
     return components(labels.n_axes, edges)
 
 
-def link_equal_sizes(labels: Labels) -> None:
-    """Two places whose sizes come from one attribute keep equally many; where one cannot shrink, none may."""
-    by_expression = defaultdict(list)
-    for need in labels.needs:
-        by_expression[need.expression].append(need)
-    for expression, needs in by_expression.items():
-        arrays = {need.labels.tobytes(): need.labels for need in needs if need.labels is not None}
-        if any(need.labels is None for need in needs):
-            for array in arrays.values():
-                labels.pin(
-                    array, f"its size is written as {_name(expression)}, which also stands where nothing shrinks"
-                )
-        elif len(arrays) > 1:
-            labels.link(tuple(arrays.values()), f"their sizes are written as {_name(expression)}")
-
-
-def _name(expression: object) -> str:
-    return str(expression) if type(expression).__name__ == "Attribute" else "one expression"
-
-
 def form(labels: Labels) -> Units:
     """Components -> units -> groups. Everything resolved before; labels that no parameter holds are always there."""
     component = components(labels.count, labels.edges)
     n = int(component.max()) + 1 if labels.count else 0
-    reason_of = _freeze(labels, component, n)
     names, place_labels, place_of = _places(labels)
+    reason_of = _freeze(labels, component, component[place_labels])
     if not len(place_labels):
         return Units((), np.zeros(labels.count, dtype=np.int64), 0)
     in_place = component[place_labels]  # (entries,) component of every index of every place
@@ -156,24 +136,33 @@ def form(labels: Labels) -> Units:
     return Units(_with_links(labels, groups, of_label, position), of_label, position)
 
 
-def _freeze(labels: Labels, component: Array, n: int) -> dict[int, str | None]:
+def _freeze(labels: Labels, component: Array, in_place: Array) -> dict[int, str | None]:
     """component -> why it is frozen (the first reason that is worth a word). Links carry freezing across."""
     reason_of: dict[int, str | None] = {}
     for found, reason in labels.pins:
         for unit in np.unique(component[found]):
             if reason_of.get(int(unit)) is None:
                 reason_of[int(unit)] = reason
+    if labels.links:
+        linked = np.unique(np.concatenate([component[slot] for slots, _ in labels.links for slot in slots]))
+        for unit in np.setdiff1d(linked, in_place):
+            reason_of.setdefault(int(unit), "it stands for no channel of this network")
     moved = True
     while moved:
         moved = False
         for slots, reason in labels.links:
-            stacked = np.stack([component[slot] for slot in slots])  # (slots, n)
+            stacked = _align([component[slot] for slot in slots], list(reason_of))
             frozen = np.isin(stacked, list(reason_of))
             columns = frozen.any(axis=0) & ~frozen.all(axis=0)
             for unit in np.unique(stacked[:, columns][~frozen[:, columns]]):
                 reason_of[int(unit)] = f"{reason}, and one of them stays"
                 moved = True
     return reason_of
+
+
+def _align(slots: list[Array], frozen: list[int]) -> Array:
+    """The slots of a link as rows, (slots, n): what stays comes first, then by number, so that equals meet."""
+    return np.stack([slot[np.lexsort((slot, ~np.isin(slot, frozen)))] for slot in slots])
 
 
 def _places(labels: Labels) -> tuple[list[tuple[str, int]], Array, Array]:
@@ -259,12 +248,13 @@ def _with_links(labels: Labels, groups: list[Group], of_label: Array, n_units: i
     """Links between units of groups, cut into runs so that every slot of a link lies in one group."""
     starts = np.concatenate([[0], np.cumsum([group.size for group in groups])]).astype(np.int64)
     mine: dict[int, list[Link]] = defaultdict(list)
+    stays = np.append(np.repeat([group.frozen is not None for group in groups], np.diff(starts)), True)  # (units + 1,)
     for slots, reason in labels.links:
-        units = np.stack([of_label[slot] for slot in slots])  # (slots, n)
-        if (units == units[:1]).all() or (units >= n_units).any():
+        units = _align([of_label[slot] for slot in slots], np.flatnonzero(stays).tolist())
+        if (units == units[:1]).all():
             continue
         group = np.searchsorted(starts, units, side="right") - 1
-        free = np.array([[groups[g].frozen is None for g in row] for row in group]).all(axis=0)
+        free = ~stays[units].any(axis=0)
         patterns = np.unique(group.T[free], axis=0)
         for pattern in patterns:
             columns = free & (pattern == group.T).all(axis=1)

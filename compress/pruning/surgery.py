@@ -212,5 +212,11 @@ def bring_into_line(module: nn.Module) -> None:
         module.num_channels = weight.shape[0]
     elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.MultiheadAttention):
+        module.embed_dim = module.out_proj.weight.shape[0]
+        module.head_dim = module.embed_dim // module.num_heads
+        packed = module.in_proj_weight is not None
+        module.kdim = module.embed_dim if packed else module.k_proj_weight.shape[1]
+        module.vdim = module.embed_dim if packed else module.v_proj_weight.shape[1]
     elif isinstance(module, nn.Embedding) and isinstance(weight, Tensor):
         module.num_embeddings, module.embedding_dim = weight.shape

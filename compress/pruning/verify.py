@@ -12,6 +12,7 @@ from ..errors import CompressError
 from ..graph.graph import DependencyGraph
 from ..graph.inputs import map_tensors
 from ..graph.shell import named_tensors
+from .decisions import Decisions, finite_part
 from .plan import Plan
 from .replay import Blame, copy_with, difference, find_difference, mask, randomise, run, run_masked
 from .surgery import Edits, cut
@@ -104,8 +105,10 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         generator = torch.Generator().manual_seed(1)
         inputs = map_tensors(graph.example_inputs, partial(_random_like, dtype=dtype, generator=generator))
         masked = mask(own, edits)
+        noted = Decisions() if graph.decides else None
+        followed = Decisions(follow=noted) if noted is not None else None
         try:
-            want = run_masked(masked, inputs, graph, alive)
+            want = run_masked(masked, inputs, graph, alive, noted)
         except RuntimeError as error:  # types that the forward writes out do not mix with every other
             failures.append(str(error).splitlines()[0])
             continue
@@ -114,11 +117,12 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         smaller = cut(own, edits).eval()
         kind = dtype or _coarsest(model)
         try:
-            have = run(smaller, inputs)
+            have = run(smaller, inputs, followed)
         except Exception:  # whatever the cut network stumbles over is found and named in lockstep
             blame = find_difference(masked, smaller, inputs, graph, alive)
             return _Comparison(float("inf"), float("inf"), kind, blame)
-        gaps = [difference(w, h) for w, h in zip(want, have, strict=True)]
+        pairs = [finite_part(w, h) for w, h in followed.pairs] if followed is not None else []
+        gaps = [difference(w, h) for w, h in [*zip(want, have, strict=True), *pairs]]
         max_abs, rel = (max(gap[k] for gap in gaps) for k in (0, 1))
         if rel <= TOLERANCE[kind]:
             return _Comparison(max_abs, rel, kind, None)

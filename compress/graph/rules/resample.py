@@ -50,6 +50,8 @@ from .table import rule
     "grid_sampler_2d",
     "grid_sampler_3d",
     "max_unpool2d",
+    "torchvision::roi_align",
+    "torchvision::roi_pool",
 )
 def over_space(call: Call, labels: Labels) -> list[Layout]:
     """Each channel by itself: labels pass. What is carried along a resampled dimension stays."""

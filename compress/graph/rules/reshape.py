@@ -79,13 +79,13 @@ def expand(call: Call, labels: Labels) -> Layout:
                 labels.need(size, labels.lift(block, position), call.where)
     for dim, n in enumerate(out):
         if n > 1 and (dim < shift or x.shape[dim - shift] == 1):
-            found = _followed(call, sizes[dim], dim, labels)
+            found = followed(call, sizes[dim], dim, labels)
             if found is not None:
                 layout.append(Block((dim,), found))
     return tuple(sorted(layout, key=lambda block: block.dims))
 
 
-def _followed(call: Call, size: Any, dim: int, labels: Labels) -> Array | None:
+def followed(call: Call, size: Any, dim: int, labels: Labels) -> Array | None:
     """Labels of the dimension whose size an expanded dimension takes, (n,), or None where it is no channel's."""
     if call.python is not None and call.python[0] == "expand_as":
         other = call.python[1][1]

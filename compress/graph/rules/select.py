@@ -35,23 +35,30 @@ def count_up_to(found: Array, stop: int, written: Any, labels: Labels, where: st
         return
     if isinstance(written, TracedInt):
         labels.need(written, found[:stop], where)
-        parts = len(found) // stop
-        only_sizes = not any(isinstance(leaf, Attribute) for leaf in leaves(written.origin))
-        if only_sizes:
-            origin = written.origin
-            whole = (
-                isinstance(origin, Arithmetic)
-                and origin.op == "//"
-                and isinstance(origin.left, Size)
-                and origin.right == parts
-                and parts * stop == len(found)
-            )
-            if whole:
-                labels.link([found[i * stop : (i + 1) * stop] for i in range(parts)], f"{where} cuts in equal parts")
-            else:
+        if not any(isinstance(leaf, Attribute) for leaf in leaves(written.origin)):
+            parts = equal_parts(written.origin, stop, len(found))
+            if parts is None:
                 labels.pin(found, f"{where} cuts at a position computed from sizes")
+            else:
+                rows = found.reshape(parts, -1)  # (n,) -> (parts, n / parts)
+                labels.link(tuple(rows), f"{where} cuts in {parts} equal parts")
     else:
         labels.pin(found[:stop], f"{where} cuts at the constant position {stop}")
+
+
+def equal_parts(expression: Any, stop: int, whole: int) -> int | None:
+    """Into how many equal parts a dimension falls of which the code takes some, `size // 3` or `2 * (size // 3)`.
+
+    None where the position is another function of sizes.
+    """
+    times = 1
+    if isinstance(expression, Arithmetic) and expression.op == "*":
+        times, expression = sorted((expression.left, expression.right), key=lambda side: not isinstance(side, int))
+    if not (isinstance(times, int) and isinstance(expression, Arithmetic) and expression.op == "//"):
+        return None
+    parts = expression.right
+    fits = isinstance(expression.left, Size) and isinstance(parts, int) and stop * parts == times * whole
+    return parts if fits and whole % parts == 0 else None
 
 
 @rule("slice")
@@ -205,7 +212,7 @@ def index(call: Call, labels: Labels) -> list[Layout]:
     freeze_along(x, used, f"{call.where} indexes it", labels)
     for item in indices:
         for found in labels.all_labels(item) if isinstance(item, Value) else ():
-            labels.pin(found, f"{call.where} uses it as positions")
+            labels.pin(found, None)
     masks = [item for item in indices if isinstance(item, Value) and item.dtype.is_signed is False]
     if masks or used != list(range(used[0], used[0] + len(used))):
         for found in labels.all_labels(x):
