@@ -81,6 +81,7 @@ class Labels:
     count: int = 0
     layouts: dict[int, Layout] = field(default_factory=dict)  # value id -> layout
     places: dict[tuple[str, int], Array] = field(default_factory=dict)  # (parameter, dim) -> labels
+    place_of: dict[int, tuple[str, int]] = field(default_factory=dict)  # id of such an array -> its place
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     edges: list[tuple[Array, Array]] = field(default_factory=list)
     pins: list[tuple[Array, str | None]] = field(default_factory=list)
@@ -149,7 +150,8 @@ class Labels:
         for dim, n in enumerate(shape):
             if n > 1:
                 if (name, dim) not in self.places:
-                    self.places[name, dim] = self.fresh(n)
+                    self.places[name, dim] = place = self.fresh(n)
+                    self.place_of[id(place)] = name, dim
                 blocks.append(Block((dim,), self.places[name, dim]))
         return tuple(blocks)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Array, Block, Labels, Layout, Term, place_blocks
+from ..labels import Array, Block, Labels, Layout, Term
 from ..tape import Call, Value
-from .reduce import freeze_along
+from .elementwise import join_layouts
+from .reduce import freeze_along, without
 from .table import rule
 
 
@@ -182,39 +183,15 @@ def product(call: Call, a: Value, b: Value, labels: Labels) -> Layout:
     columns, column_factors = factor(b, [dims_b - 1], labels) if dims_b > 1 else (1, [])
     labels.terms.append(Term(rows * columns, tuple(row_factors + column_factors)))
     _matrix_roles(call, b, labels)
-    blocks: list[tuple[tuple[int, ...], Array, tuple[int, ...]]] = []
-    covered: set[int] = set()
-    for value, drop, n_dims in ((b, max(dims_b - 2, 0), dims_b), (a, dims_a - 1, dims_a)):
-        shift = len(out) - n_dims if n_dims > 1 else len(out)
-        for block in labels.of(value):
-            kept = [i for i, d in enumerate(block.dims) if d != drop]
-            dims = tuple(block.dims[i] + (shift if n_dims > 1 else 0) for i in kept)
-            if not kept:
-                continue
-            if drop in block.dims or covered & set(dims):
-                for i, dim in zip(kept, dims, strict=True):
-                    lifted = labels.lift(block, i)
-                    held = next((row for row in blocks if dim in row[0]), None)
-                    if held is None:
-                        blocks.append(((dim,), lifted, ()))
-                        covered.add(dim)
-                    else:
-                        labels.equal(lifted, labels.lift(Block(*held), held[0].index(dim)))
-            else:
-                blocks.append((dims, block.labels, block.axes))
-                covered |= set(dims)
-    _pin_one_sided(call, a, b, labels)
-    return place_blocks(blocks)
+    left = _beside(a, dims_a - 1, dims_b > 1, labels)
+    right = _beside(b, max(dims_b - 2, 0), dims_a > 1, labels)
+    return join_layouts([left, right], out, labels, call.where)
 
 
-def _pin_one_sided(call: Call, a: Value, b: Value, labels: Labels) -> None:
-    """A batch dimension that only one operand carries labels on, while the other is as long, has a fixed size."""
-    for dim in range(min(len(a.shape), len(b.shape)) - 2):
-        left, right = labels.along(a, dim), labels.along(b, dim)
-        if (left is None) != (right is None) and a.shape[dim] == b.shape[dim]:
-            found = left if left is not None else right
-            assert found is not None
-            labels.pin(found, f"{call.where} pairs it with a batch of fixed size")
+def _beside(value: Value, dim: int, matrix: bool, labels: Labels) -> tuple[tuple[int, ...], Layout]:
+    """Shape and layout of an operand without its contracted dimension: size 1 beside a matrix, gone beside a vector."""
+    shape = (*value.shape[:dim], *((1,) if matrix else ()), *value.shape[dim + 1 :])
+    return shape, without(value, {dim}, matrix, labels)
 
 
 def _matrix_roles(call: Call, b: Value, labels: Labels) -> None:
@@ -222,9 +199,9 @@ def _matrix_roles(call: Call, b: Value, labels: Labels) -> None:
     for block in labels.of(b):
         if len(block.dims) != 1:
             continue
-        for (name, dim), place in labels.places.items() if len(b.shape) == 2 else ():
-            if place is block.labels:
-                labels.roles.setdefault((name, dim), "out" if block.dims[0] == 1 else "in")
+        place = labels.place_of.get(id(block.labels))
+        if place is not None and len(b.shape) == 2:
+            labels.roles.setdefault(place, "out" if block.dims[0] == 1 else "in")
 
 
 @rule("linear")
