@@ -68,7 +68,7 @@ def trace(
         terms=tuple(labels.terms),
         needs=tuple(labels.needs),
         steps=_steps(tape, labels),
-        sizes={value.id: (value.shape, labels.layouts.get(value.id, ())) for value in _values(tape)},
+        sizes={value: (labels.sizes[value], labels.layouts.get(value, ())) for value in _read_sizes(labels)},
         attributes=tape.attributes,
         unknown=labels.unknown,
         options={"heads": heads, "groups": groups},
@@ -129,6 +129,11 @@ def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
 def _mark_buffers(group: Group, parameters: set[str]) -> Group:
     members = tuple(m if m.name in parameters else replace(m, buffer=True) for m in group.members)
     return replace(group, members=members)
+
+
+def _read_sizes(labels: Labels) -> set[int]:
+    """The values of which the code read a size that it wrote somewhere else."""
+    return {leaf.value for need in labels.needs for leaf in leaves(need.expression) if isinstance(leaf, Size)}
 
 
 def _values(tape: Tape) -> list[Value]:

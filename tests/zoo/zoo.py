@@ -23,7 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = ROOT / "build" / "zoo"
-SOURCES = ("torchvision",)
+SOURCES = ("torchvision", "timm", "ultralytics", "huggingface")
 """Each has a module `<source>_models.py` here with `names()` and `build(name) -> (model, example inputs)`."""
 
 
