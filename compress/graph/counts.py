@@ -32,9 +32,8 @@ def tie_sizes(labels: Labels) -> None:
         by_expression[need.expression].append(need)
     for expression, needs in by_expression.items():
         arrays = {need.labels.tobytes(): need.labels for need in needs if need.labels is not None}
-        fixed = any(need.labels is None for need in needs)
         read = None if isinstance(expression, Attribute) else _count_of_sizes(expression, labels)
-        if fixed:
+        if any(need.labels is None for need in needs) or _stays(expression, labels):
             for array in [*arrays.values(), *([] if read is None else [read.labels])]:
                 labels.pin(
                     array, f"its size is written as {_name(expression)}, which also stands where nothing shrinks"
@@ -59,6 +58,11 @@ def keep_quotient(expression: Expression, where: str, labels: Labels) -> bool:
     _link(channels, Count(heads.labels, heads.times * value, heads.among), f"{where} divides one by the other", labels)
     labels.needs.append(Need(expression, None, value, where))
     return True
+
+
+def _stays(expression: Expression, labels: Labels) -> bool:
+    """It is made of sizes of what cannot shrink."""
+    return all(isinstance(leaf, Size) and _constant(leaf, labels) is not None for leaf in leaves(expression))
 
 
 def _link(one: Count, other: Count, reason: str, labels: Labels) -> None:

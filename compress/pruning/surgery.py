@@ -63,7 +63,24 @@ def edits(graph: DependencyGraph, plan: Plan, model: nn.Module) -> Edits:
         else:
             whole = mine.get(attribute.name, getattr(modules[attribute.module], attribute.name))
             mine[attribute.name] = _replace_item(whole, attribute.key, value)
+    for path, channels in _channels_of_bare_norms(graph, modules, alive).items():
+        values[path]["num_features"] = channels
     return Edits(dict(select), dict(values), dict(graph.shapes))
+
+
+def _channels_of_bare_norms(graph: DependencyGraph, modules: Mapping[str, nn.Module], alive: Array) -> dict[str, int]:
+    """Norms without parameters or statistics have no tensor that tells how many channels are left: path -> how many."""
+    found = {}
+    for step in graph.steps:
+        module = modules.get(step.module)
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not module.affine and module.running_mean is None:
+            shape, layout = step.outs[0]
+            for dim in (1, 0):  # with and without a batch
+                index = surviving_index(shape, layout, dim, alive) if dim < len(shape) else None
+                if index is not None and shape[dim] == module.num_features:
+                    found[step.module] = len(index)
+                    break
+    return found
 
 
 def _replace_item(whole: Any, key: Any, value: int) -> Any:

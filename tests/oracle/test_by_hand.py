@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from layers import Apply
-from oracle import compare, kept, number_every_element, snapshot
+from oracle import call, compare, kept, number_every_element, snapshot
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, weight_norm
 
@@ -272,6 +273,14 @@ def two_outputs():
 
 
 @case
+def norms_without_parameters():
+    model = Apply(
+        lambda m, x: m.last(m.norm(m.a(m.first(x))).relu()), **ends(8), a=conv(8, 8), norm=nn.InstanceNorm2d(8)
+    )
+    return model, torch.rand(IMAGE), 0.5
+
+
+@case
 def without_a_batch():
     return Apply(lambda m, x: m.last(m.a(m.first[0](x)).relu()), **ends(8), a=conv(8, 8)), torch.rand(3, 8, 8), 0.5
 
@@ -327,6 +336,9 @@ def cut_and_compare(model: nn.Module, inputs: Any, most: float, twin: nn.Module 
     compare(twin or model, pruned.model, inputs)
     assert kept(model, pruned.model) <= most
     assert not [name for name, frozen in pruned.frozen.items() if frozen.by == "verification"]
+    with warnings.catch_warnings():  # of integers that no longer fit
+        warnings.simplefilter("error")
+        call(pruned.model, inputs)
     return pruned.model
 
 
