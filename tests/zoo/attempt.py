@@ -82,6 +82,9 @@ def in_the_way(graph: Any, pruned: Any) -> list[dict[str, Any]]:
         if group.name in pruned.frozen and reach > 0.02:
             why = pruned.frozen[group.name]
             rows.append({"group": group.name, "units": group.size, "reach": reach, "why": str(why)})
+    unused = sum(torch.Size(graph.shapes[name]).numel() for name in graph.unused) / total
+    if unused > 0.02:
+        rows.append({"group": "unused", "units": 0, "reach": unused, "why": "the forward never uses them in eval mode"})
     return sorted(rows, key=lambda row: -row["reach"])
 
 
