@@ -5,6 +5,7 @@ python tests/zoo/attempt.py torchvision resnet18 compress
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import re
@@ -36,16 +37,27 @@ def build(source: str, name: str) -> tuple[nn.Module, Any]:
     return importlib.import_module(f"{source}_models").build(name)
 
 
+def build_for_oracle(source: str, name: str) -> tuple[nn.Module, Any, str]:
+    """Model and inputs in float64 with numbered elements, and ""; or as they are, and what stops it."""
+    model, inputs = build(source, name)
+    if count(model) > ORACLE_UP_TO:
+        return model, inputs, "too large"
+    model, doubled = number_every_element(model), in_float64(inputs)
+    try:
+        with torch.no_grad():
+            call(copy.deepcopy(model), doubled)  # a copy, because some forwards keep things
+    except RuntimeError:
+        return *build(source, name), "float32 only"
+    return model, doubled, ""
+
+
 def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
 def cut_with_compress(source: str, name: str) -> dict[str, Any]:
     """Prune half, and hold the result against the value oracle, which knows nothing of how it was cut."""
-    model, inputs = build(source, name)
-    compared = count(model) <= ORACLE_UP_TO
-    if compared:
-        model, inputs = number_every_element(model), in_float64(inputs)
+    model, inputs, unfit = build_for_oracle(source, name)
     before = snapshot(model)
     start = time.perf_counter()
     graph = compress.trace(model, inputs)
@@ -64,7 +76,7 @@ def cut_with_compress(source: str, name: str) -> dict[str, Any]:
         "in_the_way": in_the_way(graph, pruned),
         "unknown": {op: len(modules) for op, modules in graph.unknown.items()},
         "error": max(verification.rel, verification.randomised_rel),
-        "oracle": compare(model, pruned.model, inputs) if compared else "too large",
+        "oracle": unfit or compare(model, pruned.model, inputs),
     }
 
 
@@ -106,12 +118,9 @@ def cut_with_torch_pruning(source: str, name: str) -> dict[str, Any]:
     """The same question to Torch-Pruning as it comes, told only which layers give the outputs."""
     import torch_pruning
 
-    model, inputs = build(source, name)
+    model, inputs, unfit = build_for_oracle(source, name)
     params = count(model)
-    if params <= ORACLE_UP_TO:
-        model, inputs = number_every_element(model), in_float64(inputs)
-    original, _ = build(source, name)
-    original.load_state_dict(model.state_dict()) if params > ORACLE_UP_TO else number_every_element(original)
+    original, _, _ = build_for_oracle(source, name)
     modules = dict(model.named_modules())
     outputs = [
         modules[member.name.rpartition(".")[0]]
@@ -132,10 +141,7 @@ def cut_with_torch_pruning(source: str, name: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     with torch.no_grad():
         call(model, inputs)
-    found = {"seconds": seconds, "left": count(model) / params}
-    if params > ORACLE_UP_TO:
-        return {**found, "oracle": "too large"}
-    return {**found, "oracle": compare(original, model, inputs)}
+    return {"seconds": seconds, "left": count(model) / params, "oracle": unfit or compare(original, model, inputs)}
 
 
 TOOLS = {"compress": cut_with_compress, "torch-pruning": cut_with_torch_pruning}
