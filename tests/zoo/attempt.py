@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 from oracle import call, compare, kept, number_every_element, snapshot
 
 import compress
+from compress.graph.inputs import collect_tensors
 
 RATIO = 0.5
 
@@ -45,9 +46,11 @@ def build_for_oracle(source: str, name: str) -> tuple[nn.Module, Any, str]:
     model, doubled = number_every_element(model), in_float64(inputs)
     try:
         with torch.no_grad():
-            call(copy.deepcopy(model), doubled)  # a copy, because some forwards keep things
+            answer = call(copy.deepcopy(model), doubled)  # a copy, because some forwards keep things
     except RuntimeError:
         return *build(source, name), "float32 only"
+    if any(not tensor.is_floating_point() for tensor in collect_tensors(answer)):
+        number_every_element(model, gain=0.5)  # a detector: smaller boxes, of which some reach its last stage
     return model, doubled, ""
 
 
