@@ -220,7 +220,7 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 def bring_into_line(module: nn.Module) -> None:
     """Set the integers of known layer types to their parameters' shapes; they describe, no forward depends on them
-    (layer norm's `normalized_shape` excepted)."""
+    (`normalized_shape` of layer and RMS norm excepted)."""
     weight = getattr(module, "weight_v", getattr(module, "weight", None))
     if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
         wide, narrow = weight.shape[0], weight.shape[1] * module.groups
@@ -235,7 +235,7 @@ def bring_into_line(module: nn.Module) -> None:
             module.num_features = first.shape[0]
     elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
         module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.RNNBase):
         module.input_size, module.hidden_size = (

@@ -56,20 +56,32 @@ def convolution(call: Call, labels: Labels) -> Layout:
         kernel = labels.along(weight, dim)
         if kernel is not None:
             labels.pin(kernel, None)
-    freeze_along(x, range(channels + 1, len(x.shape)), f"{call.where} convolves over it", labels)
-    out_dim = channels
+    passing = _pointwise(call, channels)
+    convolved = [dim for dim in range(channels + 1, len(x.shape)) if dim not in passing]
+    freeze_along(x, convolved, f"{call.where} convolves over it", labels)
     size = call.outs[0].shape
-    spatial = prod(x.shape[channels + 1 :]) if transposed else prod(size[channels + 1 :])
-    constant = prod(size[:channels]) * spatial * prod(weight.shape[2:])
+    spatial = prod((x.shape if transposed else size)[dim] for dim in convolved)
+    along, along_factors = factor(x, passing, labels)
     wide, wide_factors = factor(weight, [0, 1], labels)
-    labels.terms.append(Term(constant * wide, tuple(wide_factors)))
+    constant = prod(size[:channels]) * spatial * prod(weight.shape[2:])
+    labels.terms.append(Term(constant * along * wide, tuple(along_factors + wide_factors)))
     if groups == 1:
         contract(x, channels, weight, w_in, labels, call.where)
         out = labels.along(weight, w_out)
     else:
         out = _grouped(call, x, weight, channels, groups, transposed, labels)
     _add_bias(bias, out, labels, call.where)
-    return () if out is None else (Block((out_dim,), out),)
+    carried = [(channels, out), *((dim, labels.along(x, dim)) for dim in passing)]
+    return tuple(Block((dim,), found) for dim, found in carried if found is not None)
+
+
+def _pointwise(call: Call, channels: int) -> list[int]:
+    """Dimensions of space in which a convolution keeps every position to itself: kernel and stride 1, no padding."""
+    weight, stride, padding = call.args[1], call.args[3], call.args[4]
+    n = len(weight.shape) - 2
+    steps, pads = (given * n if len(given) == 1 else given for given in (stride, padding))
+    each = zip(weight.shape[2:], steps, pads, strict=True)
+    return [channels + 1 + i for i, (kernel, step, pad) in enumerate(each) if (kernel, step, pad) == (1, 1, 0)]
 
 
 def _grouped(

@@ -260,3 +260,18 @@ def index_put(call: Call, labels: Labels) -> Layout:
     return join_layouts(
         [(shape, without(x, set(used), True, labels)), (values.shape[lead:], written)], x.shape, labels, call.where
     )
+
+
+@rule("gather")
+def gather(call: Call, labels: Labels) -> Layout:
+    """Positions along one dimension, looked up by number: it stays; on the others x and the index are side by side."""
+    x, dim, positions = call.args[:3]
+    dim %= max(len(x.shape), 1)
+    freeze_along(x, [dim], f"{call.where}: its positions are looked up by number", labels)
+    beside = (*x.shape[:dim], 1, *x.shape[dim + 1 :])
+    if any(n not in (1, m) for n, m in zip(beside, positions.shape, strict=True)):
+        for found in labels.all_labels(x):
+            labels.pin(found, f"{call.where} takes a part of it")
+        return labels.of(positions)
+    parts = [(beside, without(x, {dim}, True, labels)), (positions.shape, labels.of(positions))]
+    return join_layouts(parts, call.outs[0].shape, labels, call.where)
