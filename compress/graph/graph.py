@@ -105,7 +105,8 @@ class DependencyGraph:
 
     groups: the units by group, in the order in which the network makes them; the units of group g have the global
     numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
-    without a rule -> the modules that call them. It holds names, not tensors (beside the example inputs it was given).
+    without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. It
+    holds names, not tensors (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]
@@ -122,6 +123,7 @@ class DependencyGraph:
     unknown: Mapping[str, list[str]]
     options: Mapping[str, str]
     reference: Callable[[], nn.Module | None]
+    unused: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module | None:

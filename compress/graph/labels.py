@@ -99,6 +99,7 @@ class Labels:
     options: dict[str, str] = field(default_factory=dict)
     attributes: dict[Attribute, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # value id -> shape
+    weak: set[int] = field(default_factory=set)  # labels of new tensors' dimensions, which give way to real channels
     used: frozenset[int] = frozenset()  # ids of the values that a call takes or the network returns
 
     # ---- labels and what holds between them

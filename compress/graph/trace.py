@@ -58,6 +58,7 @@ def trace(
     units = form(labels)
     tensors = named_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
+    met = {value.name for value in _values(tape)}
     return DependencyGraph(
         groups=tuple(_mark_buffers(group, parameters) for group in units.groups),
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
@@ -73,6 +74,7 @@ def trace(
         unknown=labels.unknown,
         options={"heads": heads, "groups": groups},
         reference=weakref.ref(model),
+        unused=tuple(name for name, _ in model.named_parameters() if name not in met),
     )
 
 

@@ -39,6 +39,11 @@ class Decisions(TorchDispatchMode):
         self.follow = follow
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def hollow(self) -> bool:
+        """Whether a decision was about nothing, because earlier ones left nothing over."""
+        return any(tensor.numel() == 0 for decision in self.taken for tensor in decision.weighed)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         weighed = [tensor for tensor in args if isinstance(tensor, Tensor) and tensor.is_floating_point()]
         before = tuple(tensor.clone() for tensor in weighed) if weighed and func._schema.is_mutable else tuple(weighed)

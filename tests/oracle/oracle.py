@@ -21,8 +21,11 @@ NUMBER = (1 << 32) - 1
 """The low 32 of a float64's 52 mantissa bits hold the element's number; what is left is 2^-20 exact."""
 
 
-def number_every_element(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random float64 weights of a sane size, positive variances, and in each its number. In place."""
+def number_every_element(model: nn.Module, seed: int = 0, gain: float = 1) -> nn.Module:
+    """Random float64 weights of a sane size, positive variances, and in each its number. In place.
+
+    gain: of matrices and kernels, relative to what keeps a ReLU network's activations at one size.
+    """
     model.double()
     generator = torch.Generator().manual_seed(seed)
     variances = {id(m.running_var) for m in model.modules() if getattr(m, "running_var", None) is not None}
@@ -33,7 +36,7 @@ def number_every_element(model: nn.Module, seed: int = 0) -> nn.Module:
         if id(tensor) in variances or id(tensor) in scales:
             values = values.abs() + 0.5
         elif tensor.ndim > 1:
-            values *= (2 / max(tensor[0].numel(), 1)) ** 0.5
+            values *= gain * (2 / max(tensor[0].numel(), 1)) ** 0.5
         else:
             values *= 0.3
         bits = values.reshape(-1).view(torch.int64)

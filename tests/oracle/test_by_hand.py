@@ -273,6 +273,21 @@ def two_outputs():
 
 
 @case
+def rows_written_by_number():
+    def forward(m, x):
+        y = m.embed(x).flatten(0, 1)
+        made = torch.zeros(len(x) * x.shape[1], y.shape[-1], dtype=y.dtype)
+        for part in (m.even, m.odd):
+            made[part] = y[part].relu()
+        return m.head(made)
+
+    model = Apply(forward, embed=nn.Linear(12, 16), head=nn.Linear(16, 3))
+    model.register_buffer("even", torch.arange(0, 10, 2))
+    model.register_buffer("odd", torch.arange(1, 10, 2))
+    return model, torch.rand(TOKENS), 0.55
+
+
+@case
 def norms_without_parameters():
     model = Apply(
         lambda m, x: m.last(m.norm(m.a(m.first(x))).relu()), **ends(8), a=conv(8, 8), norm=nn.InstanceNorm2d(8)

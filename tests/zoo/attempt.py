@@ -5,6 +5,7 @@ python tests/zoo/attempt.py torchvision resnet18 compress
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import re
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 from oracle import call, compare, kept, number_every_element, snapshot
 
 import compress
+from compress.graph.inputs import collect_tensors
 
 RATIO = 0.5
 
@@ -36,16 +38,29 @@ def build(source: str, name: str) -> tuple[nn.Module, Any]:
     return importlib.import_module(f"{source}_models").build(name)
 
 
+def build_for_oracle(source: str, name: str) -> tuple[nn.Module, Any, str]:
+    """Model and inputs in float64 with numbered elements, and ""; or as they are, and what stops it."""
+    model, inputs = build(source, name)
+    if count(model) > ORACLE_UP_TO:
+        return model, inputs, "too large"
+    model, doubled = number_every_element(model), in_float64(inputs)
+    try:
+        with torch.no_grad():
+            answer = call(copy.deepcopy(model), doubled)  # a copy, because some forwards keep things
+    except RuntimeError:
+        return *build(source, name), "float32 only"
+    if any(not tensor.is_floating_point() for tensor in collect_tensors(answer)):
+        number_every_element(model, gain=0.5)  # a detector: smaller boxes, of which some reach its last stage
+    return model, doubled, ""
+
+
 def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
 def cut_with_compress(source: str, name: str) -> dict[str, Any]:
     """Prune half, and hold the result against the value oracle, which knows nothing of how it was cut."""
-    model, inputs = build(source, name)
-    compared = count(model) <= ORACLE_UP_TO
-    if compared:
-        model, inputs = number_every_element(model), in_float64(inputs)
+    model, inputs, unfit = build_for_oracle(source, name)
     before = snapshot(model)
     start = time.perf_counter()
     graph = compress.trace(model, inputs)
@@ -64,7 +79,7 @@ def cut_with_compress(source: str, name: str) -> dict[str, Any]:
         "in_the_way": in_the_way(graph, pruned),
         "unknown": {op: len(modules) for op, modules in graph.unknown.items()},
         "error": max(verification.rel, verification.randomised_rel),
-        "oracle": compare(model, pruned.model, inputs) if compared else "too large",
+        "oracle": unfit or compare(model, pruned.model, inputs),
     }
 
 
@@ -82,6 +97,9 @@ def in_the_way(graph: Any, pruned: Any) -> list[dict[str, Any]]:
         if group.name in pruned.frozen and reach > 0.02:
             why = pruned.frozen[group.name]
             rows.append({"group": group.name, "units": group.size, "reach": reach, "why": str(why)})
+    unused = sum(torch.Size(graph.shapes[name]).numel() for name in graph.unused) / total
+    if unused > 0.02:
+        rows.append({"group": "unused", "units": 0, "reach": unused, "why": "the forward never uses them in eval mode"})
     return sorted(rows, key=lambda row: -row["reach"])
 
 
@@ -103,12 +121,9 @@ def cut_with_torch_pruning(source: str, name: str) -> dict[str, Any]:
     """The same question to Torch-Pruning as it comes, told only which layers give the outputs."""
     import torch_pruning
 
-    model, inputs = build(source, name)
+    model, inputs, unfit = build_for_oracle(source, name)
     params = count(model)
-    if params <= ORACLE_UP_TO:
-        model, inputs = number_every_element(model), in_float64(inputs)
-    original, _ = build(source, name)
-    original.load_state_dict(model.state_dict()) if params > ORACLE_UP_TO else number_every_element(original)
+    original, _, _ = build_for_oracle(source, name)
     modules = dict(model.named_modules())
     outputs = [
         modules[member.name.rpartition(".")[0]]
@@ -129,10 +144,7 @@ def cut_with_torch_pruning(source: str, name: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     with torch.no_grad():
         call(model, inputs)
-    found = {"seconds": seconds, "left": count(model) / params}
-    if params > ORACLE_UP_TO:
-        return {**found, "oracle": "too large"}
-    return {**found, "oracle": compare(original, model, inputs)}
+    return {"seconds": seconds, "left": count(model) / params, "oracle": unfit or compare(original, model, inputs)}
 
 
 TOOLS = {"compress": cut_with_compress, "torch-pruning": cut_with_torch_pruning}

@@ -76,7 +76,7 @@ def convolution(call: Call, labels: Labels) -> Layout:
 
 
 def _pointwise(call: Call, channels: int) -> list[int]:
-    """The dimensions of space along which every position stays by itself: kernel and stride 1, no padding."""
+    """Dimensions of space in which a convolution keeps every position to itself: kernel and stride 1, no padding."""
     weight, stride, padding = call.args[1], call.args[3], call.args[4]
     n = len(weight.shape) - 2
     steps, pads = (given * n if len(given) == 1 else given for given in (stride, padding))

@@ -33,6 +33,7 @@ def create(call: Call, labels: Labels) -> Layout:
         if isinstance(size, TracedInt) and any(isinstance(leaf, Attribute) for leaf in leaves(size.origin)):
             found = labels.fresh(n)
             labels.need(size, found, call.where)
+            labels.weak.update(found.tolist())
         if found is not None:
             blocks.append(Block((dim,), found))
     return tuple(blocks)

@@ -6,9 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..ints import Arithmetic, Attribute, Size, TracedInt, leaves
-from ..labels import Array, Block, Labels, Layout
+from ..labels import Array, Block, Labels, Layout, values_in
 from ..tape import Call, Value
 from .elementwise import join_layouts
 from .reduce import freeze_along, without
@@ -214,8 +215,7 @@ def index(call: Call, labels: Labels) -> list[Layout]:
     for item in indices:
         for found in labels.all_labels(item) if isinstance(item, Value) else ():
             labels.pin(found, None)
-    masks = [item for item in indices if isinstance(item, Value) and item.dtype.is_signed is False]
-    if masks or used != list(range(used[0], used[0] + len(used))):
+    if _masks(indices) or used != list(range(used[0], used[0] + len(used))):
         for found in labels.all_labels(x):
             labels.pin(found, f"{call.where} indexes around it")
         return [()]
@@ -229,6 +229,37 @@ def index(call: Call, labels: Labels) -> list[Layout]:
             if not set(b.dims) & set(used)
         )
     ]
+
+
+def _masks(indices: Any) -> bool:
+    """Whether truth values over several dimensions are among them: how many rows they take is not known."""
+    return any(
+        value.dtype in (torch.bool, torch.uint8) and len(value.shape) != 1 for value in values_in(tuple(indices))
+    )
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def index_put(call: Call, labels: Labels) -> Layout:
+    """Rows written by number: the other dimensions of target and values are equal, index by index."""
+    x, indices, values = call.args[:3]
+    used = [d for d, item in enumerate(indices) if item is not None]
+    for value in values_in(indices):
+        for found in labels.all_labels(value):
+            labels.pin(found, None)
+    if _masks(indices) or used != list(range(len(used))):
+        for value in (x, values):
+            for found in labels.all_labels(value):
+                labels.pin(found, f"{call.where} writes into parts of it")
+        return ()
+    freeze_along(x, used, f"{call.where} writes it by number", labels)
+    shape = tuple(1 if d in used else n for d, n in enumerate(x.shape))
+    rest = len(x.shape) - len(used)
+    lead = max(len(values.shape) - rest, 0)
+    freeze_along(values, range(lead), f"{call.where} writes it by number", labels)
+    written = without(values, set(range(lead)), False, labels)
+    return join_layouts(
+        [(shape, without(x, set(used), True, labels)), (values.shape[lead:], written)], x.shape, labels, call.where
+    )
 
 
 @rule("gather")
