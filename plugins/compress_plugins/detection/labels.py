@@ -64,4 +64,3 @@ def _box(row: list[str]) -> np.ndarray | None:
         points = numbers.reshape(-1, 2)  # (2k,) -> (k, 2)
         return np.concatenate([points.min(0), points.max(0)])
     return None
-
