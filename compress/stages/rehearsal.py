@@ -1,4 +1,4 @@
-"""A recipe and its data in, what it would cut out of an untrained network out - or what is wrong with that."""
+"""A recipe and its data in, what it would cut out of an untrained network out - or what is wrong with either."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.trace import trace
+from ..training.leaks import find_leaks, leak_lines
 from ..training.progress import Progress
 from .network import build
 from .prune import Prune
@@ -41,6 +42,17 @@ class Rehearsal:
     model: nn.Module
     graph: DependencyGraph
     cuts: tuple[Rehearsed, ...]
+
+
+def warn(data: Data) -> tuple[str, ...]:
+    """What may be wrong with data that can be used: validation images that look like training images.
+
+    Drawn data are left out: nothing in them was split by hand.
+    """
+    if data.synthetic:
+        return ()
+    with Progress().bar("looking for images in both splits", len(data.train) + len(data.val)) as advance:
+        return leak_lines(find_leaks(data, lambda n: advance(n)))
 
 
 def rehearse(recipe: Recipe, data: Data) -> Rehearsal:

@@ -1,0 +1,112 @@
+"""What a user calls a network - a run, one of its stages, an artifact - in, the network ready for use out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CompressError
+from ..pruning import artifact
+from .network import ORIGIN, PLAN, build_seeded
+from .run import RECIPE, load_recipe
+from .stage import DONE, Stage, find_start
+
+if TYPE_CHECKING:
+    from ..recipes import Recipe
+    from ..registry import Registry
+    from ..training.architecture import Architecture
+    from ..training.dataset import Dataset
+    from ..training.task import Task
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a network comes from and what it takes to use it.
+
+    image_size: (height, width) of its input in pixels. dataset: how a picture becomes its input. task: what it was
+    trained for. recipe: that of its run, None where it was taken away from there.
+    """
+
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    architecture: Architecture
+    dataset: Dataset
+    task: Task
+    registry: Registry
+    recipe: Recipe | None = None
+
+    def example(self, batch: int = 1) -> Tensor:
+        """Image-like inputs, (batch, 3, H, W) in [0, 1], always the same."""
+        return torch.rand(batch, 3, *self.image_size, generator=torch.Generator().manual_seed(0))
+
+    def whole(self) -> nn.Module:
+        """The architecture's full network, untrained, in eval mode: what was there before anything was cut."""
+        seed = self.recipe.seed if self.recipe else 0
+        return build_seeded(self.architecture, len(self.classes), self.image_size, seed).eval()
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network that a user asked for. name: what to call it. model: in eval mode, on the CPU."""
+
+    name: str
+    model: nn.Module
+    origin: Origin
+
+
+def open_named(where: str | Path, stage: str | None = None) -> Named:
+    """The network that is meant.
+
+    where: the folder of a run, or of a network (a run's `model` or a stage's, or a copy of one anywhere).
+    stage: of a run, whose network; None for the last that left one. Raises CompressError where there is none such.
+    """
+    folder = Path(where)
+    if (folder / RECIPE).is_file():
+        recipe, done = finished(folder)
+        id = find_start(stage or "previous", done)
+        if id is None:
+            raise CompressError(f"{folder}: no stage has left a network yet; `compress run --resume {folder}` goes on")
+        return _open(folder / id, id, recipe)
+    if not (folder / PLAN).is_file():
+        raise CompressError(
+            f"{folder}: neither the folder of a run (with {RECIPE}) nor of a network (with {PLAN}); "
+            "`compress run RECIPE` makes both"
+        )
+    if stage is not None:
+        raise CompressError(f"{folder}: --stage is for the folder of a run, and this is the folder of one network")
+    run = folder.resolve().parent
+    return _open(folder, folder.resolve().name, load_recipe(run) if (run / RECIPE).is_file() else None)
+
+
+def finished(run: Path) -> tuple[Recipe, tuple[tuple[str, Stage], ...]]:
+    """A run's recipe, and (id, stage) of those that are done. Raises CompressError where the folder is no run's."""
+    recipe = load_recipe(run)
+    return recipe, tuple((id, stage) for id, stage in recipe.stages if (run / id / DONE).exists())
+
+
+def _open(folder: Path, name: str, recipe: Recipe | None) -> Named:
+    origin = _origin(folder, recipe)
+    return Named(name, artifact.load(folder, origin.whole).eval(), origin)
+
+
+def _origin(folder: Path, recipe: Recipe | None) -> Origin:
+    """From the run's recipe; without one from plan.json, with installed plugins only: it can run no code."""
+    from ..plugins import installed
+
+    kept = artifact.read_settings(folder).get(ORIGIN)
+    try:
+        classes, size = tuple(kept["classes"]), tuple(kept["image_size"])
+        if recipe is not None:
+            made = [recipe.architecture, recipe.dataset, recipe.task]
+            return Origin(classes, size, *made, recipe.registry, recipe)  # type: ignore[arg-type]
+        kinds = {"architectures": "model", "datasets": "data", "tasks": "task"}
+        return Origin(classes, size, *(installed().make(kind, kept[key]) for kind, key in kinds.items()), installed())
+    except (KeyError, TypeError):
+        raise CompressError(
+            f"{folder}: its {PLAN} does not say which model, data and task it is of; "
+            "expected a network that a stage of a run left"
+        ) from None
