@@ -66,7 +66,8 @@ def bench(
 
 def table(found: list[Timed]) -> str:
     """Every figure as a line, with the speed-up against the whole network."""
-    rows = [("threads", "batch", "runtime", "", "network", "median", "10th-90th percentile", "images/s", "speed-up")]
+    head = ("threads", "batch", "runtime", "", "network", "median", "10th-90th percentile", "images/s", "speed-up")
+    rows: list[tuple[str, ...]] = [head]
     for each in found:
         latency = each.latency
         rows.append(

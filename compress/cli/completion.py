@@ -6,16 +6,14 @@ import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 
 def complete_recipes(incomplete: str) -> list[str]:
     """Names of shipped recipes, and YAML files and folders."""
     try:
-        shipped = Path(str(resources.files("compress_recipes"))).glob("*.yaml")
+        names = sorted(path.stem for path in Path(str(resources.files("compress_recipes"))).glob("*.yaml"))
     except ModuleNotFoundError:
-        shipped = iter(())
-    names = sorted(path.stem for path in shipped)
+        names = []
     return [*(name for name in names if name.startswith(incomplete)), *_paths(incomplete, (".yaml", ".yml"))]
 
 
@@ -27,10 +25,12 @@ def complete_runs(incomplete: str) -> list[str]:
     return list(dict.fromkeys([*runs, *_paths(incomplete, ())]))
 
 
-def complete_stages(ctx: Any, incomplete: str) -> list[str]:
-    """Stages of the run that the command names, those that have left a network."""
-    run = Path(str(ctx.params.get("network") or ctx.params.get("what") or ctx.params.get("run") or "."))
-    return sorted(plan.parent.name for plan in run.glob("*/plan.json") if plan.parent.name.startswith(incomplete))
+def complete_stages(incomplete: str) -> list[str]:
+    """Stages that have left a network in the run that the command line names."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""  # bash; the other shells
+    runs = [Path(word) for word in line.split() if Path(word, "recipe.yaml").is_file()]
+    stages = (plan.parent.name for run in runs for plan in run.glob("*/plan.json"))
+    return sorted(stage for stage in stages if stage.startswith(incomplete))
 
 
 def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:

@@ -181,13 +181,14 @@ def draw(pixels: np.ndarray, boxes: Sequence[dict[str, Any]]) -> Image.Image:
     """A picture (h, w, 3) uint8 with its boxes, each in its class's colour with class and score, the surest on top."""
     image = Image.fromarray(pixels)
     line = max(2, round(max(image.size) / 400))
-    font = ImageFont.load_default(max(11, 6 * line))
+    letters = max(11, 6 * line)  # pixels high
+    font = ImageFont.load_default(letters)
     canvas = ImageDraw.Draw(image)
     for each in reversed(boxes):
         x0, y0, x1, y1 = each["box"]
         colour, text = COLOURS[each["label"] % len(COLOURS)], f"{each['class']} {each['score']:.2f}"
         canvas.rectangle((x0, y0, x1, y1), outline=colour, width=line)
-        width, height = canvas.textlength(text, font=font) + 2 * line, font.size + 2 * line
+        width, height = canvas.textlength(text, font=font) + 2 * line, letters + 2 * line
         left, top = min(max(0.0, x0), max(0.0, image.width - width)), y0 - height if y0 >= height else y0
         canvas.rectangle((left, top, left + width, top + height), fill=colour)
         canvas.text((left + width / 2, top + height / 2), text, fill="#10201b", font=font, anchor="mm")

@@ -97,14 +97,19 @@ def _origin(folder: Path, recipe: Recipe | None) -> Origin:
     """From the run's recipe; without one from plan.json, with installed plugins only: it can run no code."""
     from ..plugins import installed
 
-    kept = artifact.read_settings(folder).get(ORIGIN)
+    kept = artifact.read_settings(folder).get(ORIGIN, {})
     try:
-        classes, size = tuple(kept["classes"]), tuple(kept["image_size"])
+        known = {"classes": tuple(kept["classes"]), "image_size": tuple(kept["image_size"])}
         if recipe is not None:
-            made = [recipe.architecture, recipe.dataset, recipe.task]
-            return Origin(classes, size, *made, recipe.registry, recipe)  # type: ignore[arg-type]
-        kinds = {"architectures": "model", "datasets": "data", "tasks": "task"}
-        return Origin(classes, size, *(installed().make(kind, kept[key]) for kind, key in kinds.items()), installed())
+            own = {"architecture": recipe.architecture, "dataset": recipe.dataset, "task": recipe.task}
+            return Origin(**known, **own, registry=recipe.registry, recipe=recipe)  # type: ignore[arg-type]
+        registry = installed()
+        made = {
+            "architecture": registry.make("architectures", kept["model"]),
+            "dataset": registry.make("datasets", kept["data"]),
+            "task": registry.make("tasks", kept["task"]),
+        }
+        return Origin(**known, **made, registry=registry)
     except (KeyError, TypeError):
         raise CompressError(
             f"{folder}: its {PLAN} does not say which model, data and task it is of; "

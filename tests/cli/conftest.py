@@ -15,6 +15,7 @@ name: small
 model: {uses: darknet, cfg: yolov3-tiny-hand, width: 0.25}
 data: {uses: drawn-hands, image_size: 96, train: 16, val: 8}
 policy: {uses: yolov3}
+task: {uses: yolov3, score_floor: 0}
 threads: 1
 stages:
   - {id: dense, uses: train, epochs: 1}

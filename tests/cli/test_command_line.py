@@ -32,7 +32,9 @@ stages:
   - {id: measured, uses: evaluate, seconds: 0.1}
   - {id: report, uses: report}
 """
-COMMANDS = ("run", "check", "plan", "inspect", "eval", "plugins")
+COMMANDS = (
+    "run", "check", "plan", "inspect", "eval", "detect", "bench", "export", "report", "compare", "plugins"
+)  # fmt: skip
 
 
 @pytest.fixture

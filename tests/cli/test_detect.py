@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -70,14 +73,27 @@ def test_boxes_are_in_pixels_of_the_picture(tmp_path: Path, size: int | tuple[in
     assert drawn.shape == (height, width, 3) and (inside.size == 0 or (inside[..., 0] > 200).all())
 
 
-@pytest.mark.parametrize(("fourcc", "suffix", "width"), [("MJPG", "avi", 160), ("FFV1", "mkv", 161)])
-def test_a_video_is_drawn_frame_by_frame(tmp_path: Path, fourcc: str, suffix: str, width: int) -> None:
-    source = tmp_path / f"clip.{suffix}"
-    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*fourcc), 12.5, (width, 120))
-    boxes = [(10 + 3 * i, 20 + i, 70 + 3 * i, 80 + i) for i in range(20)]
-    for box in boxes:
-        writer.write(scene(width, 120, box)[..., ::-1])
+def write_by_opencv(file: Path, frames: list[np.ndarray]) -> None:
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 12.5, frames[0].shape[1::-1])
+    for frame in frames:
+        writer.write(frame[..., ::-1])
     writer.release()
+
+
+def write_by_av(file: Path, frames: list[np.ndarray]) -> None:
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(25, 2))
+        stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(("write", "suffix", "width"), [(write_by_opencv, "avi", 160), (write_by_av, "mkv", 161)])
+def test_a_video_is_drawn_frame_by_frame(tmp_path: Path, write: Any, suffix: str, width: int) -> None:
+    source = tmp_path / f"clip.{suffix}"
+    boxes = [(10 + 3 * i, 20 + i, 70 + 3 * i, 80 + i) for i in range(20)]
+    write(source, [scene(width, 120, box) for box in boxes])
     found = detect(detector(tmp_path, 160), find_files([source]), tmp_path / "out", 8, Progress())
     assert found["pictures"] == []
     (clip,) = found["videos"]

@@ -37,7 +37,9 @@ def photos(folder: Path) -> dict[str, np.ndarray]:
 
 def by_opencv(files: Path, picture: np.ndarray, floor: float) -> list[tuple[np.ndarray, float]]:
     """(box xyxy in pixels of the picture, score), best first: OpenCV's reading of cfg and weights, and its NMS."""
-    net = cv2.dnn.readNetFromDarknet(str(files / "model.cfg"), str(files / "model.weights"))
+    cfg = (files / "model.cfg").read_text().replace("[yolo]", "[yolo]\nthresh=0")  # it drops low scores by itself
+    (files / "low.cfg").write_text(cfg)
+    net = cv2.dnn.readNetFromDarknet(str(files / "low.cfg"), str(files / "model.weights"))
     height, width = picture.shape[:2]
     top, left = (SIDE - height) // 2, (SIDE - width) // 2
     framed = np.full((SIDE, SIDE, 3), 114, np.uint8)
@@ -58,7 +60,7 @@ def test_detect_finds_what_opencv_finds(run: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "photos/broken.jpg").write_bytes(b"no picture")
     assert main(["export", str(run), "darknet", "--out", str(tmp_path / "exported")]) == 0
     capsys.readouterr()
-    floor = 0.006
+    floor = 0.001
     arguments = ["detect", str(run), str(tmp_path / "photos"), "--confidence", str(floor), "--batch", "2"]
     assert main([*arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
     printed = capsys.readouterr()
@@ -69,11 +71,11 @@ def test_detect_finds_what_opencv_finds(run: Path, tmp_path: Path, capsys: pytes
     total = 0
     for each in found["pictures"]:
         name = str(Path(each["file"]).relative_to(tmp_path / "photos"))
-        theirs = by_opencv(tmp_path / "exported/darknet", pictures[name], floor + 1e-4)
-        mine = [box for box in each["boxes"] if box["score"] > floor + 1e-4]
+        theirs = by_opencv(tmp_path / "exported/darknet", pictures[name], 1.05 * floor)
+        mine = [box for box in each["boxes"] if box["score"] > 1.05 * floor]
         assert (each["height"], each["width"]) == pictures[name].shape[:2]
         for box, (_, score) in zip(mine[:20], theirs[:20], strict=True):
-            assert box["class"] == "hand" and abs(box["score"] - score) < 2e-3
+            assert box["class"] == "hand" and abs(box["score"] - score) < 2e-4
         matched = {k for box in mine for k, (c, s) in enumerate(theirs) if np.abs(c - box["box"]).max() < 0.5}
         assert len(matched) >= 0.9 * len(theirs) and abs(len(mine) - len(theirs)) <= 0.1 * len(theirs)
         drawn = np.array(Image.open(each["drawn"]))
@@ -89,11 +91,11 @@ def test_a_network_taken_away_from_its_run_finds_the_same(
     shutil.copytree(run / "model", tmp_path / "elsewhere")
     found = []
     for network in ([str(run)], [str(run), "--stage", "cut"], [str(run / "cut")], [str(tmp_path / "elsewhere")]):
-        call = ["detect", *network, str(tmp_path / "photos"), "--confidence", "0.01", "--out", str(tmp_path / "out")]
+        call = ["detect", *network, str(tmp_path / "photos"), "--confidence", "0.001", "--out", str(tmp_path / "out")]
         assert main([*call, "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out)["pictures"])
     assert found[0] == found[1] == found[2] == found[3] and any(each["boxes"] for each in found[0])
-    dense = ["detect", str(run), str(tmp_path / "photos"), "--stage", "dense", "--confidence", "0.01", "--json"]
+    dense = ["detect", str(run), str(tmp_path / "photos"), "--stage", "dense", "--confidence", "0.001", "--json"]
     assert main([*dense, "--out", str(tmp_path / "dense")]) == 0
     assert json.loads(capsys.readouterr().out)["pictures"][0]["boxes"] != found[0][0]["boxes"]
 
@@ -211,7 +213,7 @@ def test_compare_shows_what_differs(run: Path, tmp_path: Path, capsys: pytest.Ca
         (["export", "RUN", "onyx"], "no exporter is called 'onyx'; did you mean 'onnx'?"),
         (["export", "RUN"], "Missing argument 'FORMAT...'"),
         (["bench", "RUN", "--batch", "0"], "--batch 0: expected more than 0"),
-        (["bench", "RUN", "--seconds", "x"], "'x' is not a valid float"),
+        (["bench", "RUN", "--seconds", "x"], "Invalid value for '--seconds'"),
         (["report", "empty"], "empty: not the folder of a run"),
         (["compare", "RUN"], "give two runs or more"),
         (["compare", "RUN", "empty"], "empty: no report.json there"),

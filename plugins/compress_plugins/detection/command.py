@@ -40,11 +40,12 @@ def check(
     dataset = _find(root, kind)
     opened = dataset.open()
     leaks = [] if opened.synthetic else find_leaks(opened)
+    splits = {split: _count(opened, split) for split in ("train", "val")}
     found = {
         "format": dataset.name,
         "name": opened.name,
         "classes": list(opened.classes),
-        "splits": {split: _count(opened, split) for split in ("train", "val")},
+        "splits": splits,
         "problems": list(opened.problems),
         "leaks": [{"val": leak.val, "train": leak.train, "distance": leak.distance} for leak in leaks],
     }
@@ -52,7 +53,7 @@ def check(
         typer.echo(json.dumps(found, indent=2))
         return
     typer.echo(f"{root}: {dataset.name}, {len(opened.classes)} classes")
-    for split, counts in found["splits"].items():
+    for split, counts in splits.items():
         boxes = ", ".join(f"{number} {name}" for name, number in counts["boxes"].items())
         typer.echo(f"{split}: {counts['images']} images, {counts['empty']} without a box; {boxes}")
     for line in opened.problems:
