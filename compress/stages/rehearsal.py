@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..errors import CompressError
 from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.trace import trace
 from ..training.leaks import find_leaks, leak_lines
@@ -15,6 +16,7 @@ from ..training.progress import Progress
 from .network import build
 from .prune import Prune
 from .stage import Context
+from .training import Training
 
 if TYPE_CHECKING:
     from ..pruning.plan import Plan
@@ -58,8 +60,12 @@ def warn(data: Data) -> tuple[str, ...]:
 def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """Build, trace, ask the policy and plan; nothing is trained or cut.
 
-    Raises CompressError where a selector matches nothing, a budget cannot be met or a network cannot be built.
+    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, or there is
+    nothing to train on.
     """
+    trained = next((id_ for id_, stage in recipe.stages if isinstance(stage, Training)), None)
+    if trained is not None and not len(data.train):
+        raise CompressError(f"stage '{trained}' trains, but {data.name} has no training images, only some to validate")
     context = Context("rehearsal", Path(), (), recipe, data, "cpu", Progress())
     model, example = build(context), context.example()
     graph = trace(model, example, rules=recipe.registry.op_rules)

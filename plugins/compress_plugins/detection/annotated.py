@@ -14,7 +14,7 @@ from torch import Tensor
 from compress import CompressError, Data
 
 from .letterbox import Placement, fit
-from .pictures import OnDisk, Picture, decode_all
+from .pictures import OnDisk, Picture, Resize, decode_all
 from .problems import Problems
 from .split import DetectionDataset, DetectionSplit
 
@@ -49,6 +49,8 @@ class FolderDataset(DetectionDataset):
 
     root: Path
     """The folder that holds it all."""
+    resize: Resize = "letterbox"
+    """How an image gets into its frame: `letterbox` keeps its aspect, with grey beside it; `stretch` does not."""
     cache: bool = True
     """Keep the fitted images in memory, image_size * image_size * 3 bytes each; otherwise decode them every time."""
 
@@ -63,24 +65,26 @@ class FolderDataset(DetectionDataset):
         raise NotImplementedError
 
     def open(self) -> Data:
-        """Read everything once. Raises CompressError where the data is missing or wrong, or a split has no image."""
+        """Read everything once; a data set that speaks of no training images at all is good to evaluate on.
+
+        Raises CompressError where the data is missing or wrong, or none of a split's images can be read.
+        """
         missing = self.available()
         if missing:
             raise CompressError(missing)
-        problems, frame = Problems(), self.frame()
+        problems = Problems()
         found = self.read(problems)
-        train = _decode("train", self.root, found.train, frame, self.cache, problems)
-        val = _decode("val", self.root, found.val, frame, self.cache, problems)
+        train, val = _decode("train", self, found.train, problems), _decode("val", self, found.val, problems)
         seen = {int(label) for labels in train.labels for label in labels}
         for number, name in enumerate(found.classes):
-            problems.add("classes have no box to train on", name, times=number not in seen)
+            problems.add("classes have no box to train on", name, times=bool(found.train) and number not in seen)
         subsets = find_subsets([*train.names, *val.names]) if self.named_subsets else ()
         return Data(
             name=self.root.resolve().stem if self.root.is_file() else self.root.resolve().name,
             classes=found.classes,
             train=train.split(subsets, self),
             val=val.split(subsets, self),
-            image_size=frame,
+            image_size=self.frame(),
             fingerprint=_fingerprint(found.classes, train, val),
             subsets=subsets,
             problems=problems.lines(),
@@ -124,13 +128,11 @@ class _Decoded:
         return DetectionSplit(self.images, self.boxes, self.labels, self.names, parts, how.how())
 
 
-def _decode(
-    split: str, root: Path, images: Sequence[Annotated], frame: tuple[int, int], cache: bool, problems: Problems
-) -> _Decoded:
-    digest = hashlib.sha256()
+def _decode(split: str, how: FolderDataset, images: Sequence[Annotated], problems: Problems) -> _Decoded:
+    frame, digest = how.frame(), hashlib.sha256()
     kept: list[tuple[Annotated, Tensor | None, Placement]] = []
     pictures = [each.picture for each in images]
-    for each, decoded in zip(images, decode_all(pictures, frame, keep=cache), strict=True):
+    for each, decoded in zip(images, decode_all(pictures, frame, how.resize, keep=how.cache), strict=True):
         path = each.picture.path
         there = path.is_file()
         size = path.stat().st_size if there else -1
@@ -139,15 +141,16 @@ def _decode(
             problems.add(f"images {'cannot be read' if there else 'are missing'} and are left out", path.name)
             continue
         image, place = decoded
-        if each.picture.size is not None and not _alike(fit(*each.picture.size, frame), place):
+        shape = None if how.resize == "stretch" else each.picture.size
+        if shape is not None and not _alike(fit(*shape, frame), place):
             problems.add("images have another shape than their annotation says; their boxes may be off", path.name)
         kept.append((each, image, place))
-    if not kept:
+    if not kept and (images or split == "val"):
         example = f", e.g. {pictures[0].path}" if pictures else ""
-        raise CompressError(f"{root}: {split}: none of the {len(images)} images can be read{example}")
+        raise CompressError(f"{how.root}: {split}: none of the {len(images)} images can be read{example}")
     pixels = [image for _, image, _ in kept if image is not None]
     return _Decoded(
-        images=pixels if cache else OnDisk(tuple(each.picture for each, *_ in kept), frame),
+        images=pixels if how.cache else OnDisk(tuple(each.picture for each, *_ in kept), frame, how.resize),
         names=tuple(each.picture.path.name for each, *_ in kept),
         boxes=tuple(place.place(each.boxes) for each, _, place in kept),
         labels=tuple(each.labels for each, *_ in kept),

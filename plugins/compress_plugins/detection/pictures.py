@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 
 from compress import CompressError
 
-from .letterbox import Placement, letterbox
+from .letterbox import Placement, letterbox, stretch
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on broken files."""
+Resize = Literal["letterbox", "stretch"]
+"""How an image gets into its frame: whole, with grey beside it, or as large as the frame, its aspect lost."""
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """EXIF's tag, and its values that swap width and height."""
 
@@ -33,7 +36,7 @@ class Picture:
     size: tuple[int, int] | None = None
 
 
-def decode(picture: Picture, frame: tuple[int, int]) -> tuple[Tensor, Placement]:
+def decode(picture: Picture, frame: tuple[int, int], resize: Resize = "letterbox") -> tuple[Tensor, Placement]:
     """One file -> (3, H, W) uint8 inside the frame, and where the image lies in it.
 
     The image is turned as its EXIF says, unless it was annotated as it lies in the file. A large JPEG is decoded at the
@@ -43,17 +46,18 @@ def decode(picture: Picture, frame: tuple[int, int]) -> tuple[Tensor, Placement]
         lying = image.getexif().get(ORIENTATION) in SIDEWAYS and picture.size == image.size
         image.draft("RGB", (2 * max(frame), 2 * max(frame)))
         pixels = np.array((image if lying else ImageOps.exif_transpose(image)).convert("RGB"))
-    return letterbox(torch.from_numpy(pixels).permute(2, 0, 1), frame)  # (h, w, 3) -> (3, H, W)
+    placed = stretch if resize == "stretch" else letterbox
+    return placed(torch.from_numpy(pixels).permute(2, 0, 1), frame)  # (h, w, 3) -> (3, H, W)
 
 
 def decode_all(
-    pictures: Sequence[Picture], frame: tuple[int, int], keep: bool
+    pictures: Sequence[Picture], frame: tuple[int, int], resize: Resize, keep: bool
 ) -> list[tuple[Tensor | None, Placement] | None]:
     """Every file decoded once: None where that is impossible; the pixels only where they are to be kept."""
 
     def attempt(picture: Picture) -> tuple[Tensor | None, Placement] | None:
         try:
-            image, place = decode(picture, frame)
+            image, place = decode(picture, frame, resize)
         except UNREADABLE:
             return None
         return (image if keep else None), place
@@ -68,13 +72,14 @@ class OnDisk(Sequence[Tensor]):
 
     pictures: tuple[Picture, ...]
     frame: tuple[int, int]
+    resize: Resize
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
         try:
-            return decode(self.pictures[index], self.frame)[0]
+            return decode(self.pictures[index], self.frame, self.resize)[0]
         except UNREADABLE as error:
             raise CompressError(
                 f"{self.pictures[index].path}: could be read when the data was opened, and cannot now ({error}); "

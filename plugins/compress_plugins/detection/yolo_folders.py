@@ -23,7 +23,8 @@ class YoloFolders(FolderDataset):
     """Images and boxes as YOLO trainers keep them: data.yaml, images/ and labels/ (`class cx cy w h`, fractions).
 
     data.yaml names `train` and `val` (folders, lists of folders, or text files of image paths; relative to `path`, and
-    that to the file itself) and the classes (`names`, a list or a mapping). The labels of images/a/b.jpg are
+    that to the file itself) and the classes (`names`, a list or a mapping). A folder without one needs the option
+    `names`, and its splits are images/train and images/val. Where there is no `train`, data is there to be evaluated on. The labels of images/a/b.jpg are
     labels/a/b.txt. Broken images, wrong labels and empty files are counted, named (`Data.problems`) and survived.
     Where all file names begin with one of two to eight prefixes and an underscore, the prefix is the image's subset.
     """
@@ -32,11 +33,20 @@ class YoloFolders(FolderDataset):
     named_subsets: ClassVar[bool] = True
     root: Path
     """The folder that holds data.yaml."""
+    names: Path | None = None
+    """A file with the classes' names, one a line, in place of a data.yaml."""
 
     def available(self) -> str | None:
+        if self.names is not None:
+            for path in (self.names, self.root / "images/val"):
+                if not path.exists():
+                    return f"{path}: not there; with data.names=FILE the root holds images/val and labels/val"
+            return None
         if (self.root / "data.yaml").is_file():
             return None
         line = f"{self.root}: no data.yaml there; it goes beside images/train, images/val, labels/train and labels/val"
+        if (self.root / "images/val").is_dir():
+            line += ", or data.names=FILE names the classes, one a line"
         if "oxford" in self.root.name.lower():
             line += (
                 f". To get the Oxford Hand data: download and unpack it from {OXFORD_HAND}, then run "
@@ -46,7 +56,7 @@ class YoloFolders(FolderDataset):
 
     def read(self, problems: Problems) -> Annotations:
         """The annotations that data.yaml leads to. Raises CompressError where it is wrong."""
-        index = read_index(self.root / "data.yaml")
+        index = read_index(self.root / "data.yaml") if self.names is None else _index(self.root, self.names)
         train, val = (read_listed(index.images[split], len(index.classes), problems) for split in ("train", "val"))
         _name_orphans([each.picture.path for each in (*train, *val)], problems)
         return Annotations(index.classes, train, val)
@@ -80,7 +90,7 @@ class Index:
 
 
 def read_index(file: Path) -> Index:
-    """data.yaml -> Index of `train` and `val`. Raises CompressError naming the key that is missing or wrong."""
+    """data.yaml -> Index of `val`, and of `train` if it names one. Raises CompressError naming the key that is wrong."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar a string
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -89,7 +99,22 @@ def read_index(file: Path) -> Index:
         raise CompressError(f"{file}: expected the keys train, val and names, found {type(content).__name__}")
     classes = _classes(file, content)
     base = file.parent / content.get("path", ".")
-    return Index(file, classes, {split: _images(file, content, base, split) for split in ("train", "val")})
+    misspelt = "did you mean" in nearest("train", content)
+    train = _images(file, content, base, "train") if "train" in content or misspelt else ()
+    return Index(file, classes, {"train": train, "val": _images(file, content, base, "val")})
+
+
+def _index(root: Path, names: Path) -> Index:
+    """The Index of a folder that has images/val, perhaps images/train, and no data.yaml."""
+    try:
+        classes = tuple(line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompressError(f"{names}: cannot be read as text: {error}") from None
+    if not classes:
+        raise CompressError(f"{names}: names no class; expected one name a line")
+    content = {split: f"images/{split}" for split in ("train", "val")}
+    train = _images(root, content, root, "train") if (root / "images/train").is_dir() else ()
+    return Index(names, classes, {"train": train, "val": _images(root, content, root, "val")})
 
 
 def _classes(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
