@@ -45,42 +45,56 @@ def recipe_of(
     or an option does not fit.
     """
     registry = registry or plugins.installed()
+    named = [each.removeprefix(USES) for each in settings if each.startswith(USES)]
+    others = [each for each in settings if not each.startswith(USES)]
+    tree, pixels = _model(network, weights, registry)
+    where = {"root": str(data)} | ({"image_size": list(size or pixels or ())} if size or pixels else {})
+    read: dict[str, Recipe] = {}
+    wrong: dict[str, list[Mistake]] = {}
+    for dataset in named or _rooted(registry):
+        node = _node(tree | {"data": {"uses": dataset, **where}}, Place(str(network), 0, 0, Path.cwd()))
+        try:
+            read[dataset] = load_tree(node, network, others, None, registry, [])
+        except RecipeError as error:
+            wrong[dataset] = error.mistakes
+    if len(read) != 1:
+        raise _unsure(data, list(read), wrong)
+    return next(iter(read.values()))
+
+
+def _model(network: Path, weights: Path | None, registry: Registry) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """All of the recipe but its data; and the (height, width) that the network is meant for."""
     found = architecture_of(network, registry)
     if found is None:
         known = sorted({suffix for each in registry.architectures.values() for suffix in each.reads})
-        raise CompressError(f"{network}: no architecture reads such a file; expected {', '.join(known) or 'a recipe'}")
+        raise CompressError(f"{network}: no architecture reads such files; expected {' or '.join(known)}")
     name, option = found
     cls = registry.architectures[name]
-    if size is None:
-        made, _ = check(cls, {option: str(network.absolute())})
-        size = made.native_size() if made is not None else None
-    wanted = [each.removeprefix(USES) for each in settings if each.startswith(USES)]
-    settings = [each for each in settings if not each.startswith(USES)]
-    rooted = [each for each, dataset in registry.datasets.items() if any(o.name == "root" for o in options(dataset))]
-    read: dict[str, Recipe] = {}
-    wrong: dict[str, list[Mistake]] = {}
-    for dataset in wanted or sorted(rooted):
-        tree = {
-            "version": VERSION,
-            "name": re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]", "-", network.stem).lstrip("-") or name,
-            "model": {"uses": name, option: str(network)} | ({"weights": str(weights)} if weights else {}),
-            "data": {"uses": dataset, "root": str(data)} | ({"image_size": list(size)} if size else {}),
-            "stages": [{"id": "evaluate", "uses": "evaluate"}],
-        } | ({"task": {"uses": cls.task}} if cls.task else {})
-        try:
-            read[dataset] = load_tree(_node(tree, Place(str(network), 0, 0, Path.cwd())), network, settings, None, registry, [])
-        except RecipeError as error:
-            wrong[dataset] = error.mistakes
-    if len(read) == 1:
-        return next(iter(read.values()))
+    made, _ = check(cls, {option: str(network.absolute())})
+    word = re.sub(r"[^A-Za-z0-9._-]", "-", network.stem).lstrip("._-")
+    tree = {
+        "version": VERSION,
+        "name": word or name,
+        "model": {"uses": name, option: str(network)} | ({"weights": str(weights)} if weights else {}),
+        "stages": [{"id": "evaluate", "uses": "evaluate"}],
+    }
+    return tree | ({"task": {"uses": cls.task}} if cls.task else {}), made.native_size() if made else None
+
+
+def _rooted(registry: Registry) -> list[str]:
+    """The datasets that are told by `root` where they lie."""
+    return sorted(name for name, cls in registry.datasets.items() if any(o.name == "root" for o in options(cls)))
+
+
+def _unsure(data: Path, read: Sequence[str], wrong: Mapping[str, list[Mistake]]) -> CompressError:
+    """What to say where not just one dataset can be had. read: those that can. wrong: why the others cannot."""
     if read:
-        raise CompressError(f"{data}: could be read as {' or '.join(read)}; say which: {USES}{next(iter(read))}")
-    first, *others = wrong.values()
-    common = [mistake for mistake in first if all(mistake in each for each in others)]
+        return CompressError(f"{data}: could be read as {' or '.join(read)}; say which: {USES}{read[0]}")
+    common = [mistake for mistake in next(iter(wrong.values()), []) if all(mistake in each for each in wrong.values())]
     if common:
-        raise RecipeError(common)
-    reasons = [f"{dataset}: {each.message}" for dataset, mistakes in wrong.items() for each in mistakes[:1]]
-    raise CompressError("\n".join([f"{data}: no dataset finds its files there; what each of them misses:", *reasons]))
+        return RecipeError(common)
+    reasons = [f"{dataset}: {mistakes[0].message}" for dataset, mistakes in wrong.items()]
+    return CompressError("\n".join([f"{data}: no dataset finds its files there; what each of them misses:", *reasons]))
 
 
 def _node(value: Any, place: Place) -> Node:

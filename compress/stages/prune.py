@@ -90,7 +90,7 @@ class Prune(Stage):
 
     def _calibrate(self, recipe: Recipe, data: Data) -> dict[str, Any]:
         if not len(data.train):
-            raise CompressError(f"criterion '{self.criterion}' learns from images, and {data.name} has none to train on")
+            raise CompressError(f"criterion {self.criterion} looks at training images, and {data.name} has none")
         orders = TrainingOrders(len(data.train), 16, 1, recipe.seed, "calibration")[: self.calibration]
         batches = load(data.train, orders, seed=recipe.seed, stage="calibration")
 

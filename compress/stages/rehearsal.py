@@ -60,8 +60,8 @@ def warn(data: Data) -> tuple[str, ...]:
 def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """Build, trace, ask the policy and plan; nothing is trained or cut.
 
-    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, or there is
-    nothing to train on.
+    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, or a stage
+    trains and there are no images for it.
     """
     trained = next((id_ for id_, stage in recipe.stages if isinstance(stage, Training)), None)
     if trained is not None and not len(data.train):

@@ -123,5 +123,5 @@ def test_reorg_moves_numbers_as_darknet_does(stride: int, channels: int) -> None
 
 
 def test_reorg_that_does_not_fit_is_named() -> None:
-    with pytest.raises(CompressError, match=r"section 0 \[reorg\]: stride=2: 4 must divide its channels and 2 its sides"):
+    with pytest.raises(CompressError, match=r"section 0 \[reorg\]: stride=2: 4 must divide its channels"):
         build("[reorg]\nstride=2\n", channels=6, height=8, width=8)

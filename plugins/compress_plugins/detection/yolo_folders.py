@@ -24,9 +24,10 @@ class YoloFolders(FolderDataset):
 
     data.yaml names `train` and `val` (folders, lists of folders, or text files of image paths; relative to `path`, and
     that to the file itself) and the classes (`names`, a list or a mapping). A folder without one needs the option
-    `names`, and its splits are images/train and images/val. Where there is no `train`, data is there to be evaluated on. The labels of images/a/b.jpg are
-    labels/a/b.txt. Broken images, wrong labels and empty files are counted, named (`Data.problems`) and survived.
-    Where all file names begin with one of two to eight prefixes and an underscore, the prefix is the image's subset.
+    `names`; its splits are images/train and images/val. Without training images the data is good to evaluate on. The
+    labels of images/a/b.jpg are labels/a/b.txt. Broken images, wrong labels and empty files are counted, named
+    (`Data.problems`) and survived. Where all file names begin with one of two to eight prefixes and an underscore, the
+    prefix is the image's subset.
     """
 
     name = "yolo"
@@ -90,7 +91,7 @@ class Index:
 
 
 def read_index(file: Path) -> Index:
-    """data.yaml -> Index of `val`, and of `train` if it names one. Raises CompressError naming the key that is wrong."""
+    """data.yaml -> Index of `val`, and of `train` if it names one. Raises CompressError naming a key that is wrong."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar a string
     except (yaml.YAMLError, UnicodeDecodeError) as error:
