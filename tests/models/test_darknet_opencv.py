@@ -320,10 +320,12 @@ pad=1
 activation=mish
 [convolutional]
 filters=14
+size=1
 activation=logistic
 [yolo]
 mask=0,2
 anchors=10,14, 23,27, 37,58
+num=3
 classes=2
 scale_x_y=2.0
 new_coords=1
