@@ -13,11 +13,10 @@ from ..errors import CompressError
 from ..registry import Registry
 from .check import VERSION
 from .loading import load_tree
-from .mistakes import Mistake, Place, RecipeError
+from .merge import overlay
+from .mistakes import Place
 from .nodes import Node
 from .recipe import Recipe
-
-USES = "data.uses="
 
 
 def architecture_of(file: Path, registry: Registry) -> tuple[str, str] | None:
@@ -45,56 +44,50 @@ def recipe_of(
     or an option does not fit.
     """
     registry = registry or plugins.installed()
-    named = [each.removeprefix(USES) for each in settings if each.startswith(USES)]
-    others = [each for each in settings if not each.startswith(USES)]
-    tree, pixels = _model(network, weights, registry)
-    where = {"root": str(data)} | ({"image_size": list(size or pixels or ())} if size or pixels else {})
-    read: dict[str, Recipe] = {}
-    wrong: dict[str, list[Mistake]] = {}
-    for dataset in named or _rooted(registry):
-        node = _node(tree | {"data": {"uses": dataset, **where}}, Place(str(network), 0, 0, Path.cwd()))
-        try:
-            read[dataset] = load_tree(node, network, others, None, registry, [])
-        except RecipeError as error:
-            wrong[dataset] = error.mistakes
-    if len(read) != 1:
-        raise _unsure(data, list(read), wrong)
-    return next(iter(read.values()))
-
-
-def _model(network: Path, weights: Path | None, registry: Registry) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """All of the recipe but its data; and the (height, width) that the network is meant for."""
     found = architecture_of(network, registry)
     if found is None:
         known = sorted({suffix for each in registry.architectures.values() for suffix in each.reads})
         raise CompressError(f"{network}: no architecture reads such files; expected {' or '.join(known)}")
     name, option = found
-    cls = registry.architectures[name]
-    made, _ = check(cls, {option: str(network.absolute())})
-    word = re.sub(r"[^A-Za-z0-9._-]", "-", network.stem).lstrip("._-")
-    tree = {
+    architecture = registry.architectures[name]
+    made, _ = check(architecture, {option: str(network)})
+    size = size or (made.native_size() if made else None)
+    tree: dict[str, Any] = {
         "version": VERSION,
-        "name": word or name,
+        "name": re.sub(r"[^A-Za-z0-9._-]", "-", network.stem).lstrip("._-") or name,
         "model": {"uses": name, option: str(network)} | ({"weights": str(weights)} if weights else {}),
+        "data": {"uses": _dataset(data, settings, registry), "root": str(data)},
         "stages": [{"id": "evaluate", "uses": "evaluate"}],
     }
-    return tree | ({"task": {"uses": cls.task}} if cls.task else {}), made.native_size() if made else None
+    if size is not None:
+        tree["data"] |= {"image_size": list(size)}
+    if architecture.task is not None:
+        tree["task"] = {"uses": architecture.task}
+    return load_tree(_node(tree, Place(str(network), 0, 0, Path.cwd())), network, settings, None, registry, [])
 
 
-def _rooted(registry: Registry) -> list[str]:
-    """The datasets that are told by `root` where they lie."""
-    return sorted(name for name, cls in registry.datasets.items() if any(o.name == "root" for o in options(cls)))
-
-
-def _unsure(data: Path, read: Sequence[str], wrong: Mapping[str, list[Mistake]]) -> CompressError:
-    """What to say where not just one dataset can be had. read: those that can. wrong: why the others cannot."""
-    if read:
-        return CompressError(f"{data}: could be read as {' or '.join(read)}; say which: {USES}{read[0]}")
-    common = [mistake for mistake in next(iter(wrong.values()), []) if all(mistake in each for each in wrong.values())]
-    if common:
-        return RecipeError(common)
-    reasons = [f"{dataset}: {mistakes[0].message}" for dataset, mistakes in wrong.items()]
-    return CompressError("\n".join([f"{data}: no dataset finds its files there; what each of them misses:", *reasons]))
+def _dataset(root: Path, settings: Sequence[str], registry: Registry) -> str:
+    """The name of the one dataset that finds its files in the folder."""
+    given: dict[str, Any] = {}
+    for setting in settings:
+        above = overlay(setting, Path.cwd()).mapping.get("data")
+        given |= {key: node.plain() for key, node in above.mapping.items()} if above else {}
+    if "uses" in given:
+        return str(given["uses"])
+    missing: dict[str, str | None] = {}
+    for name, cls in sorted(registry.datasets.items()):
+        own = {option.name for option in options(cls)}
+        known = {key: value for key, value in given.items() if key in own}
+        made = check(cls, {"root": str(root), **known})[0] or check(cls, {"root": str(root)})[0]
+        if "root" in own and made is not None:
+            missing[name] = made.available()
+    there = [name for name, lack in missing.items() if lack is None]
+    if len(there) > 1:
+        raise CompressError(f"{root}: could be read as {' or '.join(there)}; say which: data.uses={there[0]}")
+    if not there:
+        first = f"{root}: no dataset finds its files there; what each of them misses:"
+        raise CompressError("\n".join([first, *(f"{name}: {lack}" for name, lack in missing.items())]))
+    return there[0]
 
 
 def _node(value: Any, place: Place) -> Node:
