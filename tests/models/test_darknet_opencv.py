@@ -298,6 +298,25 @@ activation=leaky
     assert_equal_maps(text, tmp_path)
 
 
+def test_a_network_is_pruned_around_its_reorg(tmp_path: Path) -> None:
+    """What enters a reorg stays whole, for it mixes channels with pixels; what is before and behind that is cut."""
+    conv = "[convolutional]\nfilters=16\nsize=3\npad=1\nactivation=leaky\n"
+    text = f"[net]\nwidth=16\nheight=24\nchannels=3\n{conv}{conv}[reorg]\nstride=2\n{conv}{conv}"
+    torch.manual_seed(0)
+    model = Darknet(parse_cfg(text)).eval()
+    randomise(model)
+    pruned = compress.prune(model, torch.rand(1, 3, 24, 16), ratio=0.5)
+    DarknetExporter().export(pruned.model, torch.rand(1, 3, 24, 16), tmp_path)
+    sections = read_cfg(tmp_path / "model.cfg")
+    assert [s.integer("filters") for s in sections if s.kind == "convolutional"] == [8, 16, 8, 16]
+    net = cv2.dnn.readNetFromDarknet(str(tmp_path / "model.cfg"), str(tmp_path / "model.weights"))
+    images = torch.randn(1, 3, 24, 16)
+    net.setInput(images.numpy())
+    with torch.no_grad():
+        (ours,) = pruned.model(images)
+    np.testing.assert_allclose(ours.numpy(), net.forward(), atol=1e-4)
+
+
 def assert_equal_maps(text: str, tmp_path: Path) -> None:
     """The last map of a cfg without [yolo], random weights: the same here and in OpenCV."""
     torch.manual_seed(0)
