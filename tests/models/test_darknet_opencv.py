@@ -298,8 +298,8 @@ activation=leaky
     assert_equal_maps(text, tmp_path)
 
 
-def test_a_network_is_pruned_around_its_reorg(tmp_path: Path) -> None:
-    """What enters a reorg stays whole, for it mixes channels with pixels; what is before and behind that is cut."""
+def test_a_network_is_pruned_through_its_reorg(tmp_path: Path) -> None:
+    """What enters a reorg goes four neighbours at a time, for it reads the pixels of four channels as one map's."""
     conv = "[convolutional]\nfilters=16\nsize=3\npad=1\nactivation=leaky\n"
     text = f"[net]\nwidth=16\nheight=24\nchannels=3\n{conv}{conv}[reorg]\nstride=2\n{conv}{conv}"
     torch.manual_seed(0)
@@ -308,7 +308,10 @@ def test_a_network_is_pruned_around_its_reorg(tmp_path: Path) -> None:
     pruned = compress.prune(model, torch.rand(1, 3, 24, 16), ratio=0.5)
     DarknetExporter().export(pruned.model, torch.rand(1, 3, 24, 16), tmp_path)
     sections = read_cfg(tmp_path / "model.cfg")
-    assert [s.integer("filters") for s in sections if s.kind == "convolutional"] == [8, 16, 8, 16]
+    assert [s.integer("filters") for s in sections if s.kind == "convolutional"] == [8, 8, 8, 16]
+    whole, cut = (m.layers[1].conv.bias.view(-1, 4) for m in (model, pruned.model))
+    kept = [any(torch.equal(four, own) for own in cut) for four in whole]
+    assert kept.count(True) == 2
     net = cv2.dnn.readNetFromDarknet(str(tmp_path / "model.cfg"), str(tmp_path / "model.weights"))
     images = torch.randn(1, 3, 24, 16)
     net.setInput(images.numpy())
