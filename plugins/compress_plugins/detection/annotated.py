@@ -14,7 +14,7 @@ from torch import Tensor
 from compress import CompressError, Data
 
 from .letterbox import Placement, fit
-from .pictures import OnDisk, Picture, Resize, decode_all
+from .pictures import OnDisk, Picture, Resize, decode_all, put
 from .problems import Problems
 from .split import DetectionDataset, DetectionSplit
 
@@ -56,6 +56,11 @@ class FolderDataset(DetectionDataset):
 
     named_subsets: ClassVar[bool] = False
     """Whether the prefixes of the images' names are parts of the data to be scored apart."""
+
+    def fit(self, picture: np.ndarray) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """The picture in the frame as `resize` says."""
+        image, place = put(picture, self.frame(), self.resize)
+        return image, (place.left, place.top, place.width, place.height)
 
     def read(self, problems: Problems) -> Annotations:
         """Read every annotation; what is wrong and survived goes to `problems`.

@@ -46,8 +46,13 @@ def decode(picture: Picture, frame: tuple[int, int], resize: Resize = "letterbox
         lying = image.getexif().get(ORIENTATION) in SIDEWAYS and picture.size == image.size
         image.draft("RGB", (2 * max(frame), 2 * max(frame)))
         pixels = np.array((image if lying else ImageOps.exif_transpose(image)).convert("RGB"))
-    placed = stretch if resize == "stretch" else letterbox
-    return placed(torch.from_numpy(pixels).permute(2, 0, 1), frame)  # (h, w, 3) -> (3, H, W)
+    return put(pixels, frame, resize)
+
+
+def put(pixels: np.ndarray, frame: tuple[int, int], resize: Resize) -> tuple[Tensor, Placement]:
+    """A picture (h, w, 3) uint8 -> (3, H, W) uint8 in the frame, and where it lies there."""
+    fitted = stretch if resize == "stretch" else letterbox
+    return fitted(torch.from_numpy(pixels).permute(2, 0, 1), frame)  # (h, w, 3) -> (3, H, W)
 
 
 def decode_all(
