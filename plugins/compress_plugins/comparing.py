@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from compress import CompressError, VerificationError
 
-__all__ = ["check_still", "largest_difference", "other_batches", "outputs"]
+__all__ = ["check_still", "largest_difference", "other_batches", "outputs", "silence"]
 
 TOLERANCE = 1e-4
 ACTING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -60,3 +64,17 @@ def largest_difference(
                 )
             largest = max(largest, difference)
     return largest
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No warnings, log lines or prints: torch.export speaks of its own internals; the file is compared afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    unread = io.StringIO()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(unread), redirect_stderr(unread):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

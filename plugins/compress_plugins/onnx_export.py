@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 
 from compress import CompressError, Exporter, hookimpl
 
-from .comparing import check_still, largest_difference, other_batches, outputs
+from .comparing import check_still, largest_difference, other_batches, outputs, silence
 
 FILE = "model.onnx"
 
@@ -56,7 +52,7 @@ def _translate(model: nn.Module, example: Tensor, free: bool, path: Path) -> Non
     names = [f"output{n}" for n in range(len(outputs(model, example)))]
     shapes = ({0: torch.export.Dim("batch")},) if free else None
     try:
-        with _silence():
+        with silence():
             program = torch.onnx.export(
                 model, (example,), input_names=["images"], output_names=names, dynamic_shapes=shapes, verbose=False
             )
@@ -68,20 +64,6 @@ def _translate(model: nn.Module, example: Tensor, free: bool, path: Path) -> Non
         ) from error
     assert program is not None  # it is None for the exporter before torch.export only
     program.save(path)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """No warnings, log lines or prints: torch.export speaks of its own internals; the file is compared afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    unread = io.StringIO()
-    try:
-        with warnings.catch_warnings(), redirect_stdout(unread), redirect_stderr(unread):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _compare(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> float:

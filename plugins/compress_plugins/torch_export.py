@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from torch import Tensor, nn
 
 from compress import CompressError, Exporter, hookimpl
 
-from .comparing import check_still, largest_difference, other_batches, outputs
+from .comparing import check_still, largest_difference, other_batches, outputs, silence
 
 FILE = "model.pt2"
 
@@ -40,7 +37,7 @@ class TorchExporter(Exporter):
         with torch.no_grad(), tempfile.TemporaryDirectory(prefix=".pt2-", dir=folder) as beside:
             others = other_batches(still, example)
             file = Path(beside, FILE)
-            with _quiet():
+            with silence():
                 torch.export.save(_program(still, example, bool(others)), file)
                 read = torch.export.load(file).module()
             largest = largest_difference(
@@ -62,19 +59,6 @@ def _program(model: nn.Module, example: Tensor, free: bool) -> torch.export.Expo
         raise CompressError(
             f"export torch-export: {type(model).__name__} cannot be exported ({type(error).__name__}: {reason})"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings or log lines: torch.export speaks of its own internals; the file is compared afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @hookimpl
