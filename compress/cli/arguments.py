@@ -24,9 +24,13 @@ Network = Annotated[
     str,
     typer.Argument(
         metavar="NETWORK",
-        help="The folder of a run, of one of its stages, or of a network by itself (RUN/model).",
+        help="The folder of a run, of one of its stages, or of a network by itself (RUN/model); or a .cfg file.",
         autocompletion=complete_runs,
     ),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The weights of a .cfg file.")]
+Names = Annotated[
+    Path | None, typer.Option("--names", metavar="FILE", help="The classes of a .cfg file, one name a line.")
 ]
 StageOf = Annotated[
     str | None,

@@ -22,7 +22,7 @@ def complete_runs(incomplete: str) -> list[str]:
     home = Path("runs")
     recent = sorted(home.iterdir(), reverse=True) if home.is_dir() else []
     runs = [str(run) for run in recent if (run / "recipe.yaml").is_file() and str(run).startswith(incomplete)]
-    return list(dict.fromkeys([*runs, *_paths(incomplete, ())]))
+    return list(dict.fromkeys([*runs, *_paths(incomplete, (".cfg",))]))
 
 
 def complete_stages(incomplete: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CompressError
-from .arguments import AsJson, Network, StageOf
+from .arguments import AsJson, Names, Network, StageOf, Weights
 
 NAME = "detections.json"
 
@@ -19,6 +19,8 @@ def detect(
     network: Network,
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Pictures, videos, or folders of them.")],
     stage: StageOf = None,
+    weights: Weights = None,
+    names: Names = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where drawn pictures and JSON go.")] = Path("detected"),
     confidence: Annotated[
         float, typer.Option(metavar="X", help="The lowest score of a box that counts, from 0 to 1.")
@@ -43,7 +45,7 @@ def detect(
         raise CompressError(f"compress detect: --batch {batch}: expected at least 1")
     files = detects.find_files(sources)
     place = find_device(device)
-    named = open_named(network, stage)
+    named = open_named(network, stage, weights, names)
     detector = detects.Detector(named, named.model.to(place), confidence, place)
     found = detects.detect(detector, files, out, batch, Progress())
     write_json(out / NAME, found)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CompressError
-from .arguments import AsJson, Network, StageOf
+from .arguments import AsJson, Names, Network, StageOf, Weights
 
 
 def export(
@@ -19,6 +19,8 @@ def export(
         typer.Argument(metavar="FORMAT...", help="darknet, onnx, torch-export, or another exporter's name."),
     ],
     stage: StageOf = None,
+    weights: Weights = None,
+    names: Names = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where each format gets a folder of its own.")
     ] = Path("exported"),
@@ -32,7 +34,7 @@ def export(
     from ..stages.named import open_named
     from ..training.progress import Progress
 
-    named = open_named(network, stage)
+    named = open_named(network, stage, weights, names)
     exporters = [named.origin.registry.make("exporters", each) for each in dict.fromkeys(formats)]
     for exporter in exporters:
         place = out / exporter.name

@@ -43,6 +43,8 @@ class Timed:
 
 def find_dense(where: str, named: Named) -> nn.Module:
     """The network to compare with: the run's trained baseline, or the whole architecture, untrained."""
+    if Path(where).is_file():
+        raise CompressError(f"{where}: a file holds one network, nothing to time it against; see `compress eval`")
     if named.origin.recipe is None:
         return named.origin.whole()
     run = Path(where) if (Path(where) / "recipe.yaml").is_file() else Path(where).resolve().parent
@@ -97,10 +99,11 @@ def find_pictures(origin: Origin, count: int, say: Callable[[str], None]) -> lis
     if type(origin.task).detect is Task.detect:
         say(f"task {origin.task.name} finds no boxes; there is no non-maximum suppression to measure")
         return []
-    missing = origin.dataset.available()
+    missing = origin.dataset.available() if origin.dataset else "nothing says which"
     if missing is not None:
         say(f"without non-maximum suppression, whose time depends on the images: {missing}")
         return []
+    assert origin.dataset is not None
     val = origin.dataset.open().val
     return [val.sample(index, None)[0] for index in range(min(count, len(val)))]
 

@@ -40,7 +40,7 @@ class Detector:
 
         Corners are in pixels of the picture, from its top left corner; best first.
         """
-        fitted = [self.named.origin.dataset.fit(picture) for picture in pictures]
+        fitted = [self.named.origin.fit(picture) for picture in pictures]
         images = torch.stack([image for image, _ in fitted]).to(self.device).float().div_(255)
         found = self.named.origin.task.detect(self.model, images)
         return [

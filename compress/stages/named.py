@@ -1,4 +1,4 @@
-"""What a user calls a network - a run, one of its stages, an artifact - in, the network ready for use out."""
+"""What a user calls a network - a run, a stage of it, an artifact, a file - in, the network ready for use out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ..errors import CompressError
@@ -14,6 +16,8 @@ from ..pruning import artifact
 from .network import ORIGIN, PLAN, build_seeded
 from .run import RECIPE, load_recipe
 from .stage import DONE, Stage, find_start
+
+GREY = 114  # of 255, what fills the input beside a picture
 
 if TYPE_CHECKING:
     from ..recipes import Recipe
@@ -27,14 +31,14 @@ if TYPE_CHECKING:
 class Origin:
     """What a network comes from and what it takes to use it.
 
-    image_size: (height, width) of its input in pixels. dataset: how a picture becomes its input. task: what it was
-    trained for. recipe: that of its run, None where it was taken away from there.
+    image_size: (height, width) of its input in pixels. dataset: how a picture becomes its input, None where nothing
+    says so. task: what it was trained for. recipe: that of its run, None where it was taken away from there.
     """
 
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     architecture: Architecture
-    dataset: Dataset
+    dataset: Dataset | None
     task: Task
     registry: Registry
     recipe: Recipe | None = None
@@ -48,6 +52,20 @@ class Origin:
         seed = self.recipe.seed if self.recipe else 0
         return build_seeded(self.architecture, len(self.classes), self.image_size, seed).eval()
 
+    def fit(self, picture: np.ndarray) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """A picture (h, w, 3) uint8 -> (3, H, W) uint8 as the network wants it, and where it lies there.
+
+        Left, top, width, height in pixels. Without a data set: whole, in the middle, grey beside it.
+        """
+        if self.dataset is not None:
+            return self.dataset.fit(picture)
+        height, width = self.image_size
+        image = ImageOps.contain(Image.fromarray(picture), (width, height), Image.Resampling.BILINEAR)
+        place = ((width - image.width) // 2, (height - image.height) // 2)
+        frame = Image.new("RGB", (width, height), (GREY,) * 3)
+        frame.paste(image, place)
+        return torch.from_numpy(np.array(frame)).permute(2, 0, 1), (*place, image.width, image.height)
+
 
 @dataclass(frozen=True)
 class Named:
@@ -58,13 +76,22 @@ class Named:
     origin: Origin
 
 
-def open_named(where: str | Path, stage: str | None = None) -> Named:
+def open_named(
+    where: str | Path, stage: str | None = None, weights: Path | None = None, names: Path | None = None
+) -> Named:
     """The network that is meant.
 
-    where: the folder of a run, or of a network (a run's `model` or a stage's, or a copy of one anywhere).
-    stage: of a run, whose network; None for the last that left one. Raises CompressError where there is none such.
+    where: the folder of a run, or of a network (a run's `model` or a stage's, or a copy of one anywhere), or a file
+    that describes one, such as a .cfg. stage: of a run, whose network; None for the last that left one. weights, names:
+    of a file, its weights and its classes' names. Raises CompressError where there is no such network.
     """
     folder = Path(where)
+    if folder.is_file():
+        if stage is not None:
+            raise CompressError(f"{folder}: --stage is for the folder of a run, and this is a file")
+        return _of_file(folder, weights, names)
+    if weights is not None or names is not None:
+        raise CompressError(f"{folder}: --weights and --names are for a network's file, and this is none")
     if (folder / RECIPE).is_file():
         recipe, done = finished(folder)
         id = find_start(stage or "previous", done)
@@ -73,7 +100,7 @@ def open_named(where: str | Path, stage: str | None = None) -> Named:
         return _open(folder / id, id, recipe)
     if not (folder / PLAN).is_file():
         raise CompressError(
-            f"{folder}: neither the folder of a run (with {RECIPE}) nor of a network (with {PLAN}); "
+            f"{folder}: neither the folder of a run (with {RECIPE}) nor of a network (with {PLAN}), nor a file; "
             "`compress run RECIPE` makes both"
         )
     if stage is not None:
@@ -91,6 +118,33 @@ def finished(run: Path) -> tuple[Recipe, tuple[tuple[str, Stage], ...]]:
 def _open(folder: Path, name: str, recipe: Recipe | None) -> Named:
     origin = _origin(folder, recipe)
     return Named(name, artifact.load(folder, origin.whole).eval(), origin)
+
+
+def _of_file(file: Path, weights: Path | None, names: Path | None) -> Named:
+    """The network of a file that an architecture reads."""
+    from ..plugins import installed
+    from ..recipes import architecture_of
+
+    registry = installed()
+    reader = architecture_of(file, registry)
+    if reader is None:
+        known = sorted({suffix for each in registry.architectures.values() for suffix in each.reads})
+        raise CompressError(f"{file}: no architecture reads such files; expected {' or '.join(known)}, or a folder")
+    for option, given in (("--weights", weights), ("--names", names)):
+        if given is None or not given.is_file():
+            what = "its classes, one name a line" if option == "--names" else "its weights"
+            lack = f"needs {what}" if given is None else f"no such file: {given}"
+            raise CompressError(f"{file}: {lack}; {option} FILE")
+    assert names is not None
+    classes = tuple(line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    uses, option = reader
+    architecture = registry.make("architectures", {"uses": uses, option: str(file), "weights": str(weights)})
+    size = architecture.native_size()
+    if not classes or size is None or architecture.task is None:
+        lacking = f"{names} names no class" if not classes else f"architecture {uses} says no image size or task"
+        raise CompressError(f"{file}: {lacking}")
+    origin = Origin(classes, size, architecture, None, registry.make("tasks", architecture.task), registry)
+    return Named(file.name, origin.whole(), origin)
 
 
 def _origin(folder: Path, recipe: Recipe | None) -> Origin:

@@ -35,7 +35,7 @@ def photos(folder: Path) -> dict[str, np.ndarray]:
 
 
 def by_opencv(files: Path, picture: np.ndarray, floor: float) -> list[tuple[np.ndarray, float]]:
-    """(box xyxy in pixels of the picture, score), best first, of all that score `floor`: OpenCV reads cfg and weights."""
+    """(box xyxy in pixels of the picture, score) of all that score `floor`, best first: OpenCV reads the files."""
     cfg = (files / "model.cfg").read_text().replace("[yolo]", "[yolo]\nthresh=0")  # it drops low scores by itself
     (files / "low.cfg").write_text(cfg)
     net = cv2.dnn.readNetFromDarknet(str(files / "low.cfg"), str(files / "model.weights"))
@@ -99,6 +99,28 @@ def test_a_network_taken_away_from_its_run_finds_the_same(
     dense = ["detect", str(run), str(tmp_path / "photos"), "--stage", "dense", "--confidence", "0.001", "--json"]
     assert main([*dense, "--out", str(tmp_path / "dense")]) == 0
     assert json.loads(capsys.readouterr().out)["pictures"][0]["boxes"] != found[0][0]["boxes"]
+
+
+def test_a_darknet_network_by_its_files_finds_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos(tmp_path / "photos")
+    assert main(["export", str(run), "darknet", "--out", str(tmp_path)]) == 0
+    files = tmp_path / "darknet"
+    (tmp_path / "hand.names").write_text("hand\n")
+    options = ["--weights", str(files / "model.weights"), "--names", str(tmp_path / "hand.names")]
+    by_file = [str(files / "model.cfg"), *options]
+    found = []
+    for network in ([str(run)], by_file):
+        call = ["detect", *network, str(tmp_path / "photos"), "--confidence", "0.01", "--out", str(tmp_path / "out")]
+        capsys.readouterr()
+        assert main([*call, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["pictures"])
+    assert sum(len(each["boxes"]) for each in found[1]) > 3
+    for mine, theirs in zip(*found, strict=True):  # the files know nothing of the run's task, so near ones are suppressed
+        boxes = np.array([box["box"] for box in mine["boxes"]]).reshape(-1, 4)
+        for box in theirs["boxes"]:
+            assert np.abs(boxes - box["box"]).max(1).min() < 0.05
 
 
 def test_every_exported_file_computes_what_the_artifact_computes(
@@ -211,6 +233,10 @@ def test_compare_shows_what_differs(run: Path, tmp_path: Path, capsys: pytest.Ca
         (["detect", "RUN/cut", "photo.png", "--stage", "cut"], "--stage is for the folder of a run"),
         (["detect", "RUN", "photo.png", "empty/../photo.png"], "two files would become photo.png"),
         (["detect", "RUN", "photo.png", "--device", "cuda"], "torch sees no GPU"),
+        (["detect", "net.cfg", "photo.png"], "net.cfg: needs its weights; --weights FILE"),
+        (["detect", "net.cfg", "photo.png", "--weights", "notes.txt"], "its classes, one name a line; --names FILE"),
+        (["detect", "photo.png", "photo.png"], "photo.png: no architecture reads such files; expected .cfg"),
+        (["detect", "RUN", "photo.png", "--weights", "notes.txt"], "are for a network's file"),
         (["export", "RUN", "onyx"], "no exporter is called 'onyx'; did you mean 'onnx'?"),
         (["export", "RUN"], "Missing argument 'FORMAT...'"),
         (["bench", "RUN", "--batch", "0"], "--batch 0: expected more than 0"),
@@ -233,7 +259,7 @@ def test_a_mistake_is_one_line_on_stderr_and_ends_with_2(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Image.new("RGB", (40, 30)).save("photo.png")
-    for name in ("broken.png", "broken.mp4", "notes.txt"):
+    for name in ("broken.png", "broken.mp4", "notes.txt", "net.cfg"):
         Path(name).write_text("nothing of the kind")
     assert main([each.replace("RUN", str(run)) for each in arguments]) == 2
     printed = capsys.readouterr()
