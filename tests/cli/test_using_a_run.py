@@ -117,7 +117,7 @@ def test_a_darknet_network_by_its_files_finds_the_same(
         assert main([*call, "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out)["pictures"])
     assert sum(len(each["boxes"]) for each in found[1]) > 3
-    for mine, theirs in zip(*found, strict=True):  # the files know nothing of the run's task, so near ones are suppressed
+    for mine, theirs in zip(*found, strict=True):  # of near ones the files keep one
         boxes = np.array([box["box"] for box in mine["boxes"]]).reshape(-1, 4)
         for box in theirs["boxes"]:
             assert np.abs(boxes - box["box"]).max(1).min() < 0.05
