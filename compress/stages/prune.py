@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..errors import CompressError
 from ..graph.trace import trace
 from ..options import Uses
 from ..pruning.apply import Pruned, apply
@@ -88,6 +89,8 @@ class Prune(Stage):
         )
 
     def _calibrate(self, recipe: Recipe, data: Data) -> dict[str, Any]:
+        if not len(data.train):
+            raise CompressError(f"criterion {self.criterion} looks at training images, and {data.name} has none")
         orders = TrainingOrders(len(data.train), 16, 1, recipe.seed, "calibration")[: self.calibration]
         batches = load(data.train, orders, seed=recipe.seed, stage="calibration")
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..errors import CompressError
 from ..options import Plugin
 
 
@@ -41,6 +42,14 @@ class Task(Plugin):
         The model is called here, in the mode it is in.
         """
         raise NotImplementedError
+
+    def detect(self, model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
+        """What the network finds, best first, one dict an image, on the CPU; for tasks that find boxes.
+
+        images: (B, 3, H, W) float in [0, 1]. Each dict: "boxes" (n, 4) xyxy pixels inside the image, "scores" (n,) in
+        [0, 1], "labels" (n,) int64. Raises CompressError where the task finds none.
+        """
+        raise CompressError(f"task {self.name} finds no boxes; `compress eval` measures what it does")
 
     def evaluate(
         self,

@@ -28,7 +28,8 @@ class YOLOv3(Task):
     """Detection with YOLOv3 heads: CIoU, objectness and class losses; mAP after batched non-maximum suppression.
 
     Works on any network whose forward gives one raw map a head and whose `heads` describe them (`anchors`, `classes`,
-    `ignore_thresh`, `scale_x_y`). Targets: a dict an image, {"boxes": (n, 4) xyxy pixels, "labels": (n,)}.
+    `ignore_thresh`, `scale_x_y`, `new_coords`). Targets: a dict an image, {"boxes": (n, 4) xyxy pixels,
+    "labels": (n,)}.
 
     extra_iou: a truth also trains every anchor whose shape overlaps its own by more than this; 1 leaves only the best
         anchor, as published. The network learns from scratch in far fewer steps with more.
