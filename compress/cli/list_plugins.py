@@ -78,7 +78,8 @@ def _type(option: Option) -> str:
         return describe(option.type)
     kind = next(kind.singular for kind in KINDS if kind.field == option.uses.kind)
     several = ", or a list of these" if "list[" in str(option.type) else ""
-    return f"a {kind} by name, or {{uses: name, option: value}}{several}"
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"{article} {kind} by name, or {{uses: name, option: value}}{several}"
 
 
 def page(entry: dict[str, Any]) -> str:
