@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import pairwise
 
 from .options import Plugin
 
@@ -64,7 +65,7 @@ def _below_fields(cls: type) -> Iterator[tuple[str, str]]:
         return
     (definition,) = ast.parse(textwrap.dedent(source)).body
     body = definition.body if isinstance(definition, ast.ClassDef) else []
-    for field, below in zip(body, body[1:], strict=False):
-        is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
-            yield field.target.id, " ".join(str(below.value.value).split())  # type: ignore[union-attr]
+    for pair in pairwise(body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, " ".join(text.split())

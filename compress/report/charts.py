@@ -74,7 +74,7 @@ def score_chart(rows: Sequence[Mapping[str, Any]], headline: str) -> Markup:
 
 
 def latency_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """The latency of every network on an axis from 0: a bar from the 10th to the 90th percentile, a mark at the median."""
+    """The latency of every network on an axis from 0: a bar from 10th to 90th percentile, marked at the median."""
     left, top, width, pitch = 92.0, 8.0, 420.0, 26.0
     ticks = _ticks(max(row["latency_ms"]["p90"] for row in rows), least=0)
     low = top + pitch * len(rows)

@@ -382,8 +382,8 @@ def test_the_page_can_be_read_without_seeing_it(report, run: Path) -> None:
     page.feed(html)
     assert not page.silent and '<html lang="en">' in html
     assert len(page.tables) == 4
-    for table in page.tables:
-        assert table["caption"] == 1 and table["col"] > 1 and table["row"] == table["tr"] - 1, table
+    for found in page.tables:
+        assert found["caption"] == 1 and found["col"] > 1 and found["row"] == found["tr"] - 1, found
     assert page.levels[0] == 1 and page.levels.count(1) == 1
     assert all(later - earlier <= 1 for earlier, later in zip(page.levels, page.levels[1:], strict=False))
 
@@ -396,7 +396,8 @@ def luminance(colour: str) -> float:
 
 
 TEXT = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("accent", "paper"), ("good", "card"),
-        ("bad", "card"), ("good", "paper"), ("bad", "paper"), ("mark", "mark-paper"), ("accent", "accent-soft")]  # fmt: skip
+        ("bad", "card"), ("good", "paper"), ("bad", "paper"), ("mark", "mark-paper"),
+        ("accent", "accent-soft")]  # fmt: skip
 GRAPHICS = [(name, "paper") for name in ("baseline", "sparse", "pruned", "finetuned", "accent", "whole", "edge")]
 
 
