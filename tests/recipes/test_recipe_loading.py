@@ -72,7 +72,7 @@ def same(one: Recipe, other: Recipe) -> bool:
         ("criterion: l2", "criterion: {uses: random, ^sed: 1}", "unknown option 'sed' of random; did you mean 'seed'?"),
         ("criterion: l2", "^scop: global", "unknown option 'scop' of prune; did you mean 'scope'?"),
         ("criterion: l2", "scope: ^globl", "'scope' of prune: expected 'local' or 'global', got \"globl\"; did"),
-        ("criterion: l2", "keep_macs: ^0.5", "give one of ratio, keep_macs, keep_params"),
+        ("criterion: l2", "keep_macs: ^0.5", "give ratio, or budgets: keep_macs, keep_params, keep"),
         ("start: fresh", "start: ^desne", "stage 'sparse': no earlier stage 'desne' leaves a network; did you mean"),
         ("id: sparse", "id: ^dense", "two stages have the id 'dense'; the first is at changed.yaml:8:10"),
         ("id: cut", "id: ^model", "'id': expected a word"),
