@@ -108,6 +108,7 @@ FILES = ["net.cfg", "--weights", "net.weights", "--data", "things"]
         (["nett.cfg", *FILES[1:]], "cfg 'nett.cfg': neither a file nor the name of a shipped cfg"),
         (["net.cfg", "--weights", "x.weights", *FILES[3:]], "no such file: "),
         (["net.cfg", "--weights", "net.cfg", *FILES[3:]], "net.cfg: expected 16 bytes of header and 4 bytes a number"),
+        ([*FILES[:4], "nowhere"], "nowhere: no such file or folder"),
         ([*FILES, "--size", "wide"], "--size wide: expected pixels, 320 or 256x320"),
         ([*FILES, "--size", "100"], "image_size: 100 is no multiple of 32"),
         ([*FILES, "task.nms=1"], "'task.nms=1': unknown option 'nms' of yolov3; did you mean 'nms_iou'?"),
