@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 import compress
 from compress import CompressError
 from compress.cli import main
+from compress.stages import given
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CFG = """[net]
@@ -40,6 +42,12 @@ activation=linear
 anchors=20,10, 40,40
 classes=1
 """
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured for a moment only: it is not what these tests look at."""
+    monkeypatch.setattr(given, "measure_given", partial(given.measure_given, seconds=0.05))
 
 
 @pytest.fixture
