@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,4 +38,13 @@ def explain(graph: DependencyGraph) -> str:
         for op, modules in sorted(graph.unknown.items()):
             where = ", ".join(sorted({module or "the model" for module in modules})[:3])
             lines.append(f"  {op}: {len(modules)} times, in {where}")
+    if graph.unused:
+        modules = dict.fromkeys(name.rpartition(".")[0] or name for name in graph.unused)
+        shown = ", ".join([*modules][:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
+        size = sum(prod(graph.shapes[name]) for name in graph.unused)
+        lines += [
+            "",
+            f"never used by the forward in eval mode ({size:,} parameters; they stay whole, and may no longer fit "
+            f"where training does use them): {shown}",
+        ]
     return "\n".join(lines)

@@ -85,6 +85,7 @@ class Step:
 
     reducers: (argument position, dim, labels) of arguments that the masked network narrows to the survivors;
     position -1 - k: output k, which it widens again. touched: every label array that its arguments and outputs carry.
+    decides: it makes integers or truth values, without channels, of real numbers.
     """
 
     op: str
@@ -92,6 +93,7 @@ class Step:
     outs: tuple[tuple[tuple[int, ...], Layout], ...]
     reducers: tuple[tuple[int, int, Array], ...]
     touched: tuple[Array, ...]
+    decides: bool = False
 
     def __str__(self) -> str:
         return f"aten.{self.op} in {self.module or 'the model'}"
@@ -103,7 +105,8 @@ class DependencyGraph:
 
     groups: the units by group, in the order in which the network makes them; the units of group g have the global
     numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
-    without a rule -> the modules that call them. It holds names, not tensors (beside the example inputs it was given).
+    without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. It
+    holds names, not tensors (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]
@@ -120,6 +123,7 @@ class DependencyGraph:
     unknown: Mapping[str, list[str]]
     options: Mapping[str, str]
     reference: Callable[[], nn.Module | None]
+    unused: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module | None:
@@ -180,6 +184,11 @@ class DependencyGraph:
     def cost_of(self, alive: np.ndarray) -> Cost:
         """The same for any set of surviving units, (n_units,) bool. Exact, without building anything."""
         return self._prices.cost(self.alive_labels(alive))
+
+    @cached_property
+    def decides(self) -> bool:
+        """Whether any recorded op turns real numbers into integers or truth values (topk, nms, `>`)."""
+        return any(step.decides for step in self.steps)
 
     @cached_property
     def _prices(self) -> Any:

@@ -81,6 +81,7 @@ class Labels:
     count: int = 0
     layouts: dict[int, Layout] = field(default_factory=dict)  # value id -> layout
     places: dict[tuple[str, int], Array] = field(default_factory=dict)  # (parameter, dim) -> labels
+    place_of: dict[int, tuple[str, int]] = field(default_factory=dict)  # id of such an array -> its place
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     edges: list[tuple[Array, Array]] = field(default_factory=list)
     pins: list[tuple[Array, str | None]] = field(default_factory=list)
@@ -97,6 +98,9 @@ class Labels:
     current: int = -1  # index of the call being read
     options: dict[str, str] = field(default_factory=dict)
     attributes: dict[Attribute, int] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # value id -> shape
+    weak: set[int] = field(default_factory=set)  # labels of new tensors' dimensions, which give way to real channels
+    used: frozenset[int] = frozenset()  # ids of the values that a call takes or the network returns
 
     # ---- labels and what holds between them
 
@@ -147,7 +151,8 @@ class Labels:
         for dim, n in enumerate(shape):
             if n > 1:
                 if (name, dim) not in self.places:
-                    self.places[name, dim] = self.fresh(n)
+                    self.places[name, dim] = place = self.fresh(n)
+                    self.place_of[id(place)] = name, dim
                 blocks.append(Block((dim,), self.places[name, dim]))
         return tuple(blocks)
 

@@ -11,19 +11,21 @@ from torch import nn
 
 from ..errors import CompressError, nearest
 from ..plugins import installed
+from .counts import keep_quotient, tie_sizes
 from .graph import DependencyGraph, Group, Step
 from .inputs import collect_tensors
 from .ints import Expression, Size, TracedInt, leaves
 from .labels import Labels, Need, call_values
 from .rules import RULES, Rule
+from .rules.create import CREATE
 from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
 from .shell import named_tensors
-from .tape import Tape, Value, record
-from .units import form, link_equal_sizes, resolve
+from .tape import Call, Tape, Value, record
+from .units import form, resolve
 
-ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm"}
-"""Read even where no input carries labels: expand may take a channel's size, products have multiply-adds to count."""
+ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm", *CREATE}
+"""Read even where no input carries labels: the size may be a channel's, products have multiply-adds to count."""
 
 
 def trace(
@@ -51,11 +53,12 @@ def trace(
     tape = record(model, example_inputs)
     own = installed().op_rules if rules is None else rules
     labels = read(tape, {**RULES, **own}, {"heads": heads, "groups": groups})
+    tie_sizes(labels)
     resolve(labels, heads)
-    link_equal_sizes(labels)
     units = form(labels)
     tensors = named_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
+    met = {value.name for value in _values(tape)}
     return DependencyGraph(
         groups=tuple(_mark_buffers(group, parameters) for group in units.groups),
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
@@ -66,17 +69,20 @@ def trace(
         terms=tuple(labels.terms),
         needs=tuple(labels.needs),
         steps=_steps(tape, labels),
-        sizes={value.id: (value.shape, labels.layouts.get(value.id, ())) for value in _values(tape)},
+        sizes={value: (labels.sizes[value], labels.layouts.get(value, ())) for value in _read_sizes(labels)},
         attributes=tape.attributes,
         unknown=labels.unknown,
         options={"heads": heads, "groups": groups},
         reference=weakref.ref(model),
+        unused=tuple(name for name, _ in model.named_parameters() if name not in met),
     )
 
 
 def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labels:
     """Apply the rules to a tape, call by call. An op without a rule freezes what it touches and is named."""
-    labels = Labels(options=options, attributes=tape.attributes)
+    sizes = {value.id: value.shape for value in _values(tape)}
+    used = frozenset(v.id for v in [*tape.outputs, *(v for call in tape.calls for v in call_values(call))])
+    labels = Labels(options=options, attributes=tape.attributes, sizes=sizes, used=used)
     for number, call in enumerate(tape.calls):
         labels.current = number
         if call.op in ARITHMETIC and call.python is not None and call.python[0] not in EXPLICIT:
@@ -101,7 +107,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
                 layouts = [layouts]
         for out, layout in zip(call.outs, layouts, strict=False):
             labels.layouts[out.id] = layout
-    for expression, module in tape.numbers:
+    for expression, module in dict.fromkeys(tape.numbers):
         _keep_number(expression, f"{module or 'the model'} calculates with it", labels)
     for value in tape.outputs:
         for found in labels.all_labels(value):
@@ -110,7 +116,9 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
 
 
 def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
-    """The code uses this integer as a number: the attributes and sizes it is made of must stay as they are."""
+    """The code uses this integer as a number: it must stay, or the attributes and sizes it is made of must."""
+    if keep_quotient(expression, where, labels):
+        return
     for leaf in leaves(expression):
         if isinstance(leaf, Size):
             for block in labels.layouts.get(leaf.value, ()):
@@ -123,6 +131,11 @@ def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
 def _mark_buffers(group: Group, parameters: set[str]) -> Group:
     members = tuple(m if m.name in parameters else replace(m, buffer=True) for m in group.members)
     return replace(group, members=members)
+
+
+def _read_sizes(labels: Labels) -> set[int]:
+    """The values of which the code read a size that it wrote somewhere else."""
+    return {leaf.value for need in labels.needs for leaf in leaves(need.expression) if isinstance(leaf, Size)}
 
 
 def _values(tape: Tape) -> list[Value]:
@@ -147,6 +160,16 @@ def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
                 tuple((out.shape, labels.layouts.get(out.id, ())) for out in call.outs),
                 labels.reducers.get(number, ()),
                 touched,
+                _decides(call, labels),
             )
         )
     return tuple(steps)
+
+
+def _decides(call: Call, labels: Labels) -> bool:
+    """It makes integers or truth values of real numbers, and they are not about channels."""
+    return (
+        any(value.dtype.is_floating_point for value in call_values(call))
+        and not all(out.dtype.is_floating_point or out.dtype.is_complex for out in call.outs)
+        and not any(labels.layouts.get(out.id) for out in call.outs)
+    )

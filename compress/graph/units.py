@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -99,36 +99,16 @@ def _axis_classes(labels: Labels, component: Array) -> Array:
     return components(labels.n_axes, edges)
 
 
-def link_equal_sizes(labels: Labels) -> None:
-    """Two places whose sizes come from one attribute keep equally many; where one cannot shrink, none may."""
-    by_expression = defaultdict(list)
-    for need in labels.needs:
-        by_expression[need.expression].append(need)
-    for expression, needs in by_expression.items():
-        arrays = {need.labels.tobytes(): need.labels for need in needs if need.labels is not None}
-        if any(need.labels is None for need in needs):
-            for array in arrays.values():
-                labels.pin(
-                    array, f"its size is written as {_name(expression)}, which also stands where nothing shrinks"
-                )
-        elif len(arrays) > 1:
-            labels.link(tuple(arrays.values()), f"their sizes are written as {_name(expression)}")
-
-
-def _name(expression: object) -> str:
-    return str(expression) if type(expression).__name__ == "Attribute" else "one expression"
-
-
 def form(labels: Labels) -> Units:
     """Components -> units -> groups. Everything resolved before; labels that no parameter holds are always there."""
     component = components(labels.count, labels.edges)
     n = int(component.max()) + 1 if labels.count else 0
-    reason_of = _freeze(labels, component, n)
     names, place_labels, place_of = _places(labels)
+    reasons = _freeze(labels, component, component[place_labels])
     if not len(place_labels):
         return Units((), np.zeros(labels.count, dtype=np.int64), 0)
     in_place = component[place_labels]  # (entries,) component of every index of every place
-    signature = _signatures(in_place, place_of, reason_of, n, len(names))
+    signature = _signatures(in_place, place_of, reasons, len(names))
     used = np.unique(in_place)
     first_entry = np.full(n, len(in_place))
     np.minimum.at(first_entry, in_place, np.arange(len(in_place)))
@@ -139,8 +119,8 @@ def form(labels: Labels) -> Units:
     by_group = order[np.argsort(rank, kind="stable")]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     unit_of_component = np.full(n + 1, len(by_group))
-    hidden = [g for g in range(len(sizes)) if reason_of.get(int(by_group[starts[g]]), "") is None]
-    shown = [g for g in range(len(sizes)) if g not in set(hidden)]
+    hidden = np.flatnonzero(reasons.of[by_group[starts[:-1]]] == 0)
+    shown = np.setdiff1d(np.arange(len(sizes)), hidden)
     position = 0
     for g in shown:
         members = by_group[starts[g] : starts[g + 1]]
@@ -151,29 +131,59 @@ def form(labels: Labels) -> Units:
         unit_of_component[by_group[starts[g] : starts[g + 1]]] = position
     of_label = unit_of_component[component]
     sizes_shown = [int(sizes[g]) for g in shown]
-    reasons = [reason_of.get(int(by_group[starts[g]])) for g in shown]
-    groups = _groups(labels, names, place_labels, place_of, of_label, sizes_shown, reasons)
+    said = [reasons[by_group[starts[g]]] for g in shown]
+    groups = _groups(labels, names, place_labels, place_of, of_label, sizes_shown, said)
     return Units(_with_links(labels, groups, of_label, position), of_label, position)
 
 
-def _freeze(labels: Labels, component: Array, n: int) -> dict[int, str | None]:
-    """component -> why it is frozen (the first reason that is worth a word). Links carry freezing across."""
-    reason_of: dict[int, str | None] = {}
+@dataclass(frozen=True)
+class Reasons:
+    """Why components are frozen. of: (components,) positions in `words`, -1 where they are not; words[0] is None."""
+
+    of: Array
+    words: list[str | None]
+
+    def __getitem__(self, component: int) -> str | None:
+        """The reason; None where there is none, or none worth a word."""
+        return self.words[max(self.of[component], 0)]
+
+
+def _freeze(labels: Labels, component: Array, in_place: Array) -> Reasons:
+    """Why each component is frozen (the first reason that is worth a word). Links carry freezing across."""
+    numbers: dict[str | None, int] = {None: 0}
+    of = np.full(int(component.max(initial=-1)) + 1, -1)
+
+    def number(reason: str | None) -> int:
+        return numbers.setdefault(reason, len(numbers))
+
     for found, reason in labels.pins:
-        for unit in np.unique(component[found]):
-            if reason_of.get(int(unit)) is None:
-                reason_of[int(unit)] = reason
+        mine = component[found]
+        of[mine[of[mine] <= (-1 if reason is None else 0)]] = number(reason)  # a word replaces none
+    links = [([component[slot] for slot in slots], reason) for slots, reason in labels.links]
+    if links:
+        linked = np.concatenate([slot for slots, _ in links for slot in slots])
+        placed = np.zeros(len(of), dtype=bool)
+        placed[in_place] = True
+        of[linked[~placed[linked] & (of[linked] < 0)]] = number("it stands for no channel of this network")
     moved = True
     while moved:
         moved = False
-        for slots, reason in labels.links:
-            stacked = np.stack([component[slot] for slot in slots])  # (slots, n)
-            frozen = np.isin(stacked, list(reason_of))
+        for slots, reason in links:
+            stacked = _align(slots, of >= 0)
+            frozen = of[stacked] >= 0
             columns = frozen.any(axis=0) & ~frozen.all(axis=0)
-            for unit in np.unique(stacked[:, columns][~frozen[:, columns]]):
-                reason_of[int(unit)] = f"{reason}, and one of them stays"
+            if columns.any():
+                of[stacked[:, columns][~frozen[:, columns]]] = number(f"{reason}, and one of them stays")
                 moved = True
-    return reason_of
+    return Reasons(of, list(numbers))
+
+
+def _align(slots: list[Array], frozen: Array) -> Array:
+    """The slots of a link as rows, (slots, n): what stays comes first, then by number, so that equals meet.
+
+    frozen: bool, by the numbers that stand in the slots.
+    """
+    return np.stack([slot[np.lexsort((slot, ~frozen[slot]))] for slot in slots])
 
 
 def _places(labels: Labels) -> tuple[list[tuple[str, int]], Array, Array]:
@@ -185,16 +195,13 @@ def _places(labels: Labels) -> tuple[list[tuple[str, int]], Array, Array]:
     return names, np.concatenate(arrays), np.repeat(np.arange(len(arrays)), [len(a) for a in arrays])
 
 
-def _signatures(in_place: Array, place_of: Array, reason_of: dict[int, str | None], n: int, places: int) -> Array:
+def _signatures(in_place: Array, place_of: Array, reasons: Reasons, places: int) -> Array:
     """(components,) equal for two that occur equally often in the same places and are frozen for the same reason."""
     generator = np.random.default_rng(0)
     keys = generator.integers(1, 2**62, size=places, dtype=np.uint64)
-    signature = np.zeros(n, dtype=np.uint64)
+    words = generator.integers(1, 2**62, size=len(reasons.words), dtype=np.uint64)
+    signature = np.append(words, np.uint64(0))[reasons.of]  # -1 reads the zero
     np.add.at(signature, in_place, keys[place_of])
-    words = {reason: k for k, reason in enumerate(dict.fromkeys(reason_of.values()))}
-    word_keys = generator.integers(1, 2**62, size=len(words), dtype=np.uint64)
-    frozen = np.fromiter(reason_of, dtype=np.int64, count=len(reason_of))
-    np.add.at(signature, frozen, word_keys[[words[reason] for reason in reason_of.values()]])
     return signature
 
 
@@ -240,7 +247,7 @@ def _titles(members: list[list[Member]]) -> list[str]:
     for first in firsts:
         module, _, leaf = first.name.rpartition(".")
         titles.append(module if leaf == "weight" and first.role in ("out", "norm") and module else first.name)
-    shared = {title for title in titles if titles.count(title) > 1}
+    shared = {title for title, times in Counter(titles).items() if times > 1}
     for g, first in enumerate(firsts):
         if titles[g] in shared:
             low, high = int(first.index.min()), int(first.index.max()) + 1
@@ -259,12 +266,13 @@ def _with_links(labels: Labels, groups: list[Group], of_label: Array, n_units: i
     """Links between units of groups, cut into runs so that every slot of a link lies in one group."""
     starts = np.concatenate([[0], np.cumsum([group.size for group in groups])]).astype(np.int64)
     mine: dict[int, list[Link]] = defaultdict(list)
+    stays = np.append(np.repeat([group.frozen is not None for group in groups], np.diff(starts)), True)  # (units + 1,)
     for slots, reason in labels.links:
-        units = np.stack([of_label[slot] for slot in slots])  # (slots, n)
-        if (units == units[:1]).all() or (units >= n_units).any():
+        units = _align([of_label[slot] for slot in slots], stays)
+        if (units == units[:1]).all():
             continue
         group = np.searchsorted(starts, units, side="right") - 1
-        free = np.array([[groups[g].frozen is None for g in row] for row in group]).all(axis=0)
+        free = ~stays[units].any(axis=0)
         patterns = np.unique(group.T[free], axis=0)
         for pattern in patterns:
             columns = free & (pattern == group.T).all(axis=1)

@@ -45,6 +45,9 @@ class Criterion(Plugin):
     needs_gradients: ClassVar[bool] = False
     """True where `Part.grad` is used: then `plan` must be given `calibration` batches and a `loss`."""
 
+    needs_weights: ClassVar[bool] = True
+    """False where of `Part.tensor` only its shape is used: it then comes on the meta device, and nothing is loaded."""
+
     def score(self, part: Part) -> Tensor | None:
         """Scores of the n = part.tensor.shape[part.dim] indices of one place, shape (n,), or None to say nothing."""
         raise NotImplementedError(f"{type(self).__name__} must implement score(part) or score_group(group, parts)")

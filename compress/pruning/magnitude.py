@@ -27,7 +27,7 @@ class L1(Criterion):
 
     def score(self, part: Part) -> Tensor:
         """Sum of |w| of each index of the place, (n,)."""
-        return _rows(part).sum(1)
+        return _norm(part, 1)
 
 
 class L2(Criterion):
@@ -41,7 +41,7 @@ class L2(Criterion):
 
     def score(self, part: Part) -> Tensor:
         """Sum of w^2 of each index of the place, (n,)."""
-        return _rows(part).square().sum(1)
+        return _norm(part, 2).square()
 
 
 class Random(Criterion):
@@ -51,6 +51,7 @@ class Random(Criterion):
     """
 
     name = "random"
+    needs_weights = False
     seed: int = 0
 
     def score_group(self, group: Group, parts: list[Part]) -> Tensor:
@@ -59,10 +60,12 @@ class Random(Criterion):
         return torch.rand(group.size, generator=generator, dtype=torch.float64)
 
 
-def _rows(part: Part) -> Tensor:
-    """Magnitudes, one row an index of the place; half precision is summed in float32."""
-    rows = part.tensor.detach().abs().movedim(part.dim, 0).flatten(1)  # -> (n, everything else)
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+def _norm(part: Part, order: int) -> Tensor:
+    """The norm of each index of the place, (n,), without a copy of the tensor; half precision is summed in float32."""
+    tensor = part.tensor.detach()
+    others = tuple(dim for dim in range(tensor.ndim) if dim != part.dim)
+    exact = torch.promote_types(tensor.dtype, torch.float32)
+    return torch.linalg.vector_norm(tensor, order, others, dtype=exact)
 
 
 @hookimpl

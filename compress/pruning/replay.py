@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from ..graph.inputs import call_model, collect_tensors
 from ..graph.labels import Array
 from ..graph.shell import named_tensors
 from ..graph.tape import op_name, plain_math
+from .decisions import Decisions
 from .surgery import Edits, surviving_index
 
 
@@ -156,18 +158,20 @@ def number_steps(graph: DependencyGraph) -> dict[tuple[str, int], Step]:
     return numbered
 
 
-def run(model: nn.Module, inputs: Any) -> list[Tensor]:
+def run(model: nn.Module, inputs: Any, decisions: Decisions | None = None) -> list[Tensor]:
     """The model's output tensors, in order."""
-    with plain_math():
+    with plain_math(), decisions or contextlib.nullcontext():
         return collect_tensors(call_model(model, inputs))
 
 
-def run_masked(model: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array) -> list[Tensor]:
+def run_masked(
+    model: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array, decisions: Decisions | None = None
+) -> list[Tensor]:
     """The masked model's output tensors; plain where no op reduces over cut channels."""
     needed = any(not alive[labels].all() for step in graph.steps for _, _, labels in step.reducers)
     if not needed:
-        return run(model, inputs)
-    with plain_math(), MaskedRun(graph, alive):
+        return run(model, inputs, decisions)
+    with plain_math(), decisions or contextlib.nullcontext(), MaskedRun(graph, alive):
         return collect_tensors(call_model(model, inputs))
 
 
@@ -181,13 +185,13 @@ class Blame:
 
 def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array) -> Blame:
     """Run both networks and compare op by op: the cut one's result must be the masked one's survivors."""
-    reference = MaskedRun(graph, alive, keep=True)
-    with plain_math(), reference:
+    reference, decisions = MaskedRun(graph, alive, keep=True), Decisions()
+    with plain_math(), decisions, reference:
         call_model(masked, inputs)
     follower = MaskedRun(graph, np.ones_like(alive), keep=True)
     failure = None
     try:
-        with plain_math(), follower:
+        with plain_math(), Decisions(follow=decisions), follower:
             call_model(cut, inputs)
     except Exception as error:
         failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def score(
     """
     modules = dict(model.named_modules()) if model is not None else {}
     total = np.full(graph.n_units, np.nan)
+    load = partial(_load, graph, weights) if criterion.needs_weights else partial(_outline, graph)
 
     def part(name: str, tensor: Tensor, dim: int, role: str) -> Part:
         grad = (gradients or {}).get(name)
@@ -55,7 +57,7 @@ def score(
             scores = None
             if whole:
                 places = dict.fromkeys((m.name, m.dim, m.role) for m in group.members if not m.buffer)
-                tensors = {name: _load(graph, weights, name) for name, _, _ in places}
+                tensors = {name: load(name) for name, _, _ in places}
                 scores = criterion.score_group(group, [part(n, tensors[n], dim, role) for n, dim, role in places])
             if scores is None:
                 left.append(group)
@@ -67,7 +69,7 @@ def score(
         if not left or (whole and type(criterion).score is Criterion.score):
             return total
         for name, uses in _places(graph, left).items():
-            tensor = _load(graph, weights, name)
+            tensor = load(name)
             for (dim, role), occurrences in uses.items():
                 scores = criterion.score(part(name, tensor, dim, role))
                 if scores is None:
@@ -133,6 +135,11 @@ def _load(graph: DependencyGraph, weights: Mapping[str, Tensor], name: str) -> T
     if tensor.is_meta:
         raise CompressError(f"'{name}' is on the meta device and has no values to score; pass weights=")
     return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.float()
+
+
+def _outline(graph: DependencyGraph, name: str) -> Tensor:
+    """A tensor of the parameter's shape without values."""
+    return torch.empty(graph.shapes[name], device="meta")
 
 
 def _values(scores: Tensor, n: int, criterion: Criterion, where: str) -> np.ndarray:

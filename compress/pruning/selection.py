@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from .criteria import Criterion, describe, find_criterion
 from .plan import Plan
 from .policy import GroupPolicy
 from .scoring import gradients, score
+from .shards import Shards
 
 if TYPE_CHECKING:
     from ..graph.graph import DependencyGraph
@@ -35,7 +37,7 @@ def plan(
     ignore: Sequence[str] = (),
     policy: GroupPolicy | None = None,
     model: nn.Module | None = None,
-    weights: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | str | PathLike[str] | None = None,
     calibration: Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
 ) -> Plan:
@@ -48,7 +50,8 @@ def plan(
     round_to: a group that loses units keeps a multiple of it, rounded up. min_keep: units that every group keeps.
     ignore: globs over group names; policy: an architecture's own lore; both keep groups whole, as does a criterion
     that says nothing about a group, or a link to a group that stays whole (Plan.frozen has the reasons).
-    model: default the traced one. weights: parameter name -> tensor, where the model's own are not meant or not there.
+    model: default the traced one. weights: parameter name -> tensor, where the model's own are not meant or not there;
+    or a safetensors file or a folder of them, of which one tensor at a time is read.
     calibration, loss: batches and (model, batch) -> scalar, for criteria that need gradients.
 
     Ties are broken by the rank within the group, then by unit number, so that equal inputs give equal plans.
@@ -60,6 +63,8 @@ def plan(
     _check(scope=scope, round_to=round_to, min_keep=min_keep)
     chosen = find_criterion(criterion)
     model = model if model is not None else graph.model
+    if isinstance(weights, str | PathLike):
+        weights = Shards(weights)
     frozen = {**_ignored(graph, ignore), **_kept_by_policy(graph, policy, model)}
     whole = {g.name for g in graph.groups if g.frozen} | set(frozen)
     scores = score(graph, chosen, *_sources(chosen, model, weights, calibration, loss), skip=whole)

@@ -63,7 +63,24 @@ def edits(graph: DependencyGraph, plan: Plan, model: nn.Module) -> Edits:
         else:
             whole = mine.get(attribute.name, getattr(modules[attribute.module], attribute.name))
             mine[attribute.name] = _replace_item(whole, attribute.key, value)
+    for path, channels in _channels_of_bare_norms(graph, modules, alive).items():
+        values[path]["num_features"] = channels
     return Edits(dict(select), dict(values), dict(graph.shapes))
+
+
+def _channels_of_bare_norms(graph: DependencyGraph, modules: Mapping[str, nn.Module], alive: Array) -> dict[str, int]:
+    """Norms without parameters or statistics have no tensor that tells how many channels are left: path -> how many."""
+    found = {}
+    for step in graph.steps:
+        module = modules.get(step.module)
+        if isinstance(module, nn.modules.batchnorm._NormBase) and not module.affine and module.running_mean is None:
+            shape, layout = step.outs[0]
+            for dim in (1, 0):  # with and without a batch
+                index = surviving_index(shape, layout, dim, alive) if dim < len(shape) else None
+                if index is not None and shape[dim] == module.num_features:
+                    found[step.module] = len(index)
+                    break
+    return found
 
 
 def _replace_item(whole: Any, key: Any, value: int) -> Any:
@@ -172,6 +189,10 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = smaller
+    for module in model.modules():
+        for item in vars(module).values():
+            if isinstance(item, Tensor) and not item.is_leaf:  # a weight that a hook computes anew in each forward
+                memo[id(item)] = item.detach().clone()
     new = copy.deepcopy(model, memo)
     modules = dict(new.named_modules())
     for path, values in edits.attributes.items():
@@ -193,10 +214,14 @@ def select(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:
         return smaller
 
 
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
+"""Rows of a recurrent layer's weights for each element of its hidden state."""
+
+
 def bring_into_line(module: nn.Module) -> None:
     """Set the integers of known layer types to their parameters' shapes; they describe, no forward depends on them
-    (layer norm's `normalized_shape` excepted)."""
-    weight = getattr(module, "weight", None)
+    (`normalized_shape` of layer and RMS norm excepted)."""
+    weight = getattr(module, "weight_v", getattr(module, "weight", None))
     if isinstance(module, nn.modules.conv._ConvNd) and isinstance(weight, Tensor):
         wide, narrow = weight.shape[0], weight.shape[1] * module.groups
         module.out_channels, module.in_channels = (
@@ -210,7 +235,21 @@ def bring_into_line(module: nn.Module) -> None:
             module.num_features = first.shape[0]
     elif isinstance(module, nn.GroupNorm) and isinstance(weight, Tensor):
         module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm) and isinstance(weight, Tensor):
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
+    elif isinstance(module, nn.RNNBase):
+        module.input_size, module.hidden_size = (
+            module.weight_ih_l0.shape[1],
+            module.weight_hh_l0.shape[0] // GATES[module.mode],
+        )
+        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+    elif isinstance(module, nn.MultiheadAttention):
+        module.embed_dim = module.out_proj.weight.shape[0]
+        module.head_dim = module.embed_dim // module.num_heads
+        packed = module.in_proj_weight is not None
+        module.kdim = module.embed_dim if packed else module.k_proj_weight.shape[1]
+        module.vdim = module.embed_dim if packed else module.v_proj_weight.shape[1]
     elif isinstance(module, nn.Embedding) and isinstance(weight, Tensor):
         module.num_embeddings, module.embedding_dim = weight.shape

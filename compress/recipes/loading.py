@@ -10,8 +10,9 @@ from typing import Any
 from .. import plugins
 from ..errors import CompressError, nearest
 from ..registry import KINDS, Registry
-from .check import IN_PROFILE, Checked, check_keys, check_recipe
+from .check import Checked, check_keys, check_recipe
 from .find import read
+from .keys import IN_PROFILE
 from .merge import merge, overlay
 from .mistakes import Mistake, Place, RecipeError
 from .nodes import Node

@@ -34,8 +34,7 @@ def write_formats(
 class Export(Stage):
     """Writes a network in other formats, one folder each, and reads it back to compare.
 
-    formats: exporters, each a registered name or `{uses: name, option: value}`. start: whose network to write,
-    `previous` (the last one), `fresh` or an earlier stage's id.
+    formats: what to write. start: whose network to write: `previous` (the last one), `fresh` or an earlier stage's id.
     """
 
     name = "export"

@@ -133,3 +133,12 @@ def test_mask_zeroes_what_a_cut_removes():
     for name, parameter in pruned.model.named_parameters():
         original = masked.get_parameter(name).flatten()
         assert torch.equal(original[original != 0].sort().values, parameter.flatten().sort().values)
+
+
+def test_parameters_that_the_forward_never_uses_are_named():
+    model = Rolled()
+    model.other = nn.Sequential(nn.Conv2d(8, 4, 1, bias=False))
+    graph = compress.trace(model, torch.randn(1, 3, 16, 16))
+    assert graph.unused == ("other.0.weight",)
+    assert "never used by the forward in eval mode (32 parameters" in graph.explain()
+    assert compress.prune(model, torch.randn(1, 3, 16, 16), ratio=0.5).model.other[0].weight.shape == (4, 8, 1, 1)

@@ -266,8 +266,23 @@ def attention(rng: random.Random, cin: int, depth: int) -> Made:
         q, k, v = (t.flatten(2) for t in m.wide(x).chunk(3, 1))
         return m.project((v @ (q.mT @ k).softmax(-1).mT).view(x.shape[0], m.inner, *x.shape[2:]))
 
-    forward = rng.choice([by_hand, chunked, non_local])
-    if forward is non_local:
+    def by_size(m: nn.Module, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = m.qkv(x.flatten(2).mT).view(b, h * w, 3, m.heads, c // m.heads).permute(2, 0, 3, 1, 4)
+        weights = (q * (c // m.heads) ** -0.5 @ k.mT).softmax(-1)
+        return m.out((weights @ v).transpose(1, 2).reshape(b, h * w, c)).mT.reshape(x.shape)
+
+    def multihead(m: nn.Module, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        return m.attention(tokens, tokens, tokens, need_weights=False)[0].mT.reshape(x.shape)
+
+    forward = rng.choice([by_hand, chunked, non_local, by_size, multihead])
+    own = rng.choice([h for h in (2, 3, 4) if cin % h == 0] or [1])
+    if forward is by_size:
+        made = Apply(forward, qkv=nn.Linear(cin, 3 * cin), out=nn.Linear(cin, cin), heads=own)
+    elif forward is multihead:
+        made = Apply(forward, attention=nn.MultiheadAttention(cin, own, batch_first=True))
+    elif forward is non_local:
         made = Apply(forward, wide=nn.Conv2d(cin, 3 * inner, 1), project=nn.Conv2d(inner, cin, 1), inner=inner)
     else:
         made = Apply(forward, qkv=nn.Linear(cin, 3 * inner), out=nn.Linear(inner, cin), heads=heads, width=width)

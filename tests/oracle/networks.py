@@ -101,6 +101,8 @@ def drop_unused(model: RandomNetwork) -> None:
         hook.remove()
     for module, mode in modes:
         module.training = mode
+        if isinstance(module, nn.MultiheadAttention):
+            continue  # it takes its projection's weights, and never calls it
         for name, child in list(module._modules.items()):
             if not any(id(m) in called for m in child.modules()):
                 del module._modules[name]

@@ -7,6 +7,7 @@ element tells where it comes from; everything else is zeroed in the original, an
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 NUMBER = (1 << 32) - 1
 """The low 32 of a float64's 52 mantissa bits hold the element's number; what is left is 2^-20 exact."""
 
 
-def number_every_element(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random float64 weights of a sane size, positive variances, and in each its number. In place."""
+def number_every_element(model: nn.Module, seed: int = 0, gain: float = 1) -> nn.Module:
+    """Random float64 weights of a sane size, positive variances, and in each its number. In place.
+
+    gain: of matrices and kernels, relative to what keeps a ReLU network's activations at one size.
+    """
     model.double()
     generator = torch.Generator().manual_seed(seed)
     variances = {id(m.running_var) for m in model.modules() if getattr(m, "running_var", None) is not None}
@@ -31,7 +36,7 @@ def number_every_element(model: nn.Module, seed: int = 0) -> nn.Module:
         if id(tensor) in variances or id(tensor) in scales:
             values = values.abs() + 0.5
         elif tensor.ndim > 1:
-            values *= (2 / max(tensor[0].numel(), 1)) ** 0.5
+            values *= gain * (2 / max(tensor[0].numel(), 1)) ** 0.5
         else:
             values *= 0.3
         bits = values.reshape(-1).view(torch.int64)
@@ -76,7 +81,10 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     A removed channel is then zero from its filter to the columns that read it. Norms over channels are the exception:
     zeros would count in their mean, so they run on the survivors; see `OnSurvivors`.
     """
-    masked = copy.deepcopy(model)
+    computed = {
+        id(t): t.detach() for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf
+    }
+    masked = copy.deepcopy(model, computed)
     for name, tensor in _floats(masked).items():
         for dim, index in enumerate(survivors[name]):
             gone = np.setdiff1d(np.arange(tensor.shape[dim]), index)
@@ -85,19 +93,30 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     return masked
 
 
-def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> None:
-    """Assert that the cut computes what the masked original does, relative to its largest output."""
+def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> float:
+    """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
+
+    Returns the largest difference relative to the largest element of its tensor.
+    """
     survivors = find_survivors(model, cut)
     masked = mask(model, survivors).train(train)
-    with OnSurvivors(masked, survivors):
+    decisions = Decisions()
+    with OnSurvivors(masked, survivors), decisions:
         want = _run(masked, inputs)
-    have = _run(copy.deepcopy(cut).train(train), inputs)
+    following = Decisions(decisions.taken)
+    with following:
+        have = _run(copy.deepcopy(cut).train(train), inputs)
     assert len(want) == len(have) > 0
-    for number, (w, h) in enumerate(zip(want, have, strict=True)):
-        assert w.shape == h.shape, f"output {number}: {tuple(h.shape)}, expected {tuple(w.shape)}"
-        assert torch.isfinite(w).all() and torch.isfinite(h).all(), f"output {number} is not finite"
-        gap = (w - h).abs().max() / w.abs().max().clamp_min(1e-12)
-        assert gap <= tolerance, f"output {number} differs by {gap:.1e} {'in train mode' if train else ''}"
+    pairs = [(f"output {number}", w, h) for number, (w, h) in enumerate(zip(want, have, strict=True))]
+    worst = 0.0
+    for what, w, h in pairs + following.weighed:
+        assert w.shape == h.shape, f"{what}: {tuple(h.shape)}, expected {tuple(w.shape)}"
+        assert torch.isfinite(w).all() and torch.isfinite(h).all(), f"{what} is not finite"
+        if w.numel():
+            gap = float((w - h).abs().max() / w.abs().max().clamp_min(1e-12))
+            assert gap <= tolerance, f"{what} differs by {gap:.1e} {'in train mode' if train else ''}"
+            worst = max(worst, gap)
+    return worst
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -105,7 +124,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         state[f"{name} object"] = id(tensor)
-        state[f"{name} bytes"] = (tensor.detach().cpu().numpy().tobytes(), tensor.dtype, tensor.requires_grad)
+        state[f"{name} bytes"] = (_bytes(tensor), tensor.dtype, tensor.requires_grad)
         state[f"{name} grad"] = tensor.grad is None
     for path, module in model.named_modules():
         state[f"{path} type"] = type(module)
@@ -115,6 +134,10 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
             if name.endswith("_hooks"):
                 state[f"{path}.{name}"] = len(value)
     return state
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()).digest()
 
 
 def kept(model: nn.Module, cut: nn.Module) -> float:
@@ -157,7 +180,7 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 class OnSurvivors(TorchFunctionMode):
-    """While it is active, layer and group norms of a masked model see the survivors of their weights only."""
+    """While it is active, layer, group and weight norms of a masked model see the survivors of their weights only."""
 
     def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
         super().__init__()
@@ -170,6 +193,8 @@ class OnSurvivors(TorchFunctionMode):
             return self._group_norm(*args, **kwargs)
         if func is F.layer_norm and self._weight(func, args, kwargs) is not None:
             return self._layer_norm(*args, **kwargs)
+        if func is torch._weight_norm:
+            return func(*args, **kwargs).nan_to_num()  # a removed row is 0 / 0
         return func(*args, **kwargs)
 
     def _weight(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
@@ -203,6 +228,39 @@ class OnSurvivors(TorchFunctionMode):
             shape[dim] = x.shape[dim]
             part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
         return part * weight + (0 if bias is None else bias)
+
+
+class Decisions(TorchDispatchMode):
+    """Ops that turn real numbers into integers or truth values (topk, nms, >): noted in one run, followed in another.
+
+    Rounding alone can turn a decision, and everything behind it; so the second run is given the first one's. What
+    entered each of them is in `weighed`: (which, the first run's tensor, the second's).
+    """
+
+    def __init__(self, taken: list[tuple[str, list[Tensor], Any]] | None = None) -> None:
+        super().__init__()
+        self.follows = taken is not None
+        self.taken = list(taken or ())
+        self.weighed: list[tuple[str, Tensor, Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        entering = [a.clone() for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+        result = func(*args, **(kwargs or {}))
+        many = result if isinstance(result, list | tuple) else [result]
+        outs = [tensor for tensor in many if isinstance(tensor, Tensor)]
+        decides = entering and not all(t.is_floating_point() for t in outs) and "pool" not in str(func)
+        if not decides:
+            return result
+        if not self.follows:
+            self.taken.append((str(func), entering, result))
+            return result
+        assert self.taken, f"the cut network calls {func} once more"
+        name, wanted, decided = self.taken.pop(0)
+        assert name == str(func), f"the cut network calls {func} where the original calls {name}"
+        if any(a.shape != b.shape for a, b in zip(wanted, entering, strict=True)):
+            return result  # it is about channels, of which there are fewer now
+        self.weighed += [(f"what enters {name}", a, b) for a, b in zip(wanted, entering, strict=True)]
+        return decided
 
 
 def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Array, Block, Labels, Layout, Term, place_blocks
+from ..labels import Array, Block, Labels, Layout, Term
 from ..tape import Call, Value
-from .reduce import freeze_along
+from .elementwise import join_layouts
+from .reduce import freeze_along, without
 from .table import rule
 
 
@@ -55,20 +56,32 @@ def convolution(call: Call, labels: Labels) -> Layout:
         kernel = labels.along(weight, dim)
         if kernel is not None:
             labels.pin(kernel, None)
-    freeze_along(x, range(channels + 1, len(x.shape)), f"{call.where} convolves over it", labels)
-    out_dim = channels
+    passing = _pointwise(call, channels)
+    convolved = [dim for dim in range(channels + 1, len(x.shape)) if dim not in passing]
+    freeze_along(x, convolved, f"{call.where} convolves over it", labels)
     size = call.outs[0].shape
-    spatial = prod(x.shape[channels + 1 :]) if transposed else prod(size[channels + 1 :])
-    constant = prod(size[:channels]) * spatial * prod(weight.shape[2:])
+    spatial = prod((x.shape if transposed else size)[dim] for dim in convolved)
+    along, along_factors = factor(x, passing, labels)
     wide, wide_factors = factor(weight, [0, 1], labels)
-    labels.terms.append(Term(constant * wide, tuple(wide_factors)))
+    constant = prod(size[:channels]) * spatial * prod(weight.shape[2:])
+    labels.terms.append(Term(constant * along * wide, tuple(along_factors + wide_factors)))
     if groups == 1:
         contract(x, channels, weight, w_in, labels, call.where)
         out = labels.along(weight, w_out)
     else:
         out = _grouped(call, x, weight, channels, groups, transposed, labels)
     _add_bias(bias, out, labels, call.where)
-    return () if out is None else (Block((out_dim,), out),)
+    carried = [(channels, out), *((dim, labels.along(x, dim)) for dim in passing)]
+    return tuple(Block((dim,), found) for dim, found in carried if found is not None)
+
+
+def _pointwise(call: Call, channels: int) -> list[int]:
+    """Dimensions of space in which a convolution keeps every position to itself: kernel and stride 1, no padding."""
+    weight, stride, padding = call.args[1], call.args[3], call.args[4]
+    n = len(weight.shape) - 2
+    steps, pads = (given * n if len(given) == 1 else given for given in (stride, padding))
+    each = zip(weight.shape[2:], steps, pads, strict=True)
+    return [channels + 1 + i for i, (kernel, step, pad) in enumerate(each) if (kernel, step, pad) == (1, 1, 0)]
 
 
 def _grouped(
@@ -182,39 +195,15 @@ def product(call: Call, a: Value, b: Value, labels: Labels) -> Layout:
     columns, column_factors = factor(b, [dims_b - 1], labels) if dims_b > 1 else (1, [])
     labels.terms.append(Term(rows * columns, tuple(row_factors + column_factors)))
     _matrix_roles(call, b, labels)
-    blocks: list[tuple[tuple[int, ...], Array, tuple[int, ...]]] = []
-    covered: set[int] = set()
-    for value, drop, n_dims in ((b, max(dims_b - 2, 0), dims_b), (a, dims_a - 1, dims_a)):
-        shift = len(out) - n_dims if n_dims > 1 else len(out)
-        for block in labels.of(value):
-            kept = [i for i, d in enumerate(block.dims) if d != drop]
-            dims = tuple(block.dims[i] + (shift if n_dims > 1 else 0) for i in kept)
-            if not kept:
-                continue
-            if drop in block.dims or covered & set(dims):
-                for i, dim in zip(kept, dims, strict=True):
-                    lifted = labels.lift(block, i)
-                    held = next((row for row in blocks if dim in row[0]), None)
-                    if held is None:
-                        blocks.append(((dim,), lifted, ()))
-                        covered.add(dim)
-                    else:
-                        labels.equal(lifted, labels.lift(Block(*held), held[0].index(dim)))
-            else:
-                blocks.append((dims, block.labels, block.axes))
-                covered |= set(dims)
-    _pin_one_sided(call, a, b, labels)
-    return place_blocks(blocks)
+    left = _beside(a, dims_a - 1, dims_b > 1, labels)
+    right = _beside(b, max(dims_b - 2, 0), dims_a > 1, labels)
+    return join_layouts([left, right], out, labels, call.where)
 
 
-def _pin_one_sided(call: Call, a: Value, b: Value, labels: Labels) -> None:
-    """A batch dimension that only one operand carries labels on, while the other is as long, has a fixed size."""
-    for dim in range(min(len(a.shape), len(b.shape)) - 2):
-        left, right = labels.along(a, dim), labels.along(b, dim)
-        if (left is None) != (right is None) and a.shape[dim] == b.shape[dim]:
-            found = left if left is not None else right
-            assert found is not None
-            labels.pin(found, f"{call.where} pairs it with a batch of fixed size")
+def _beside(value: Value, dim: int, matrix: bool, labels: Labels) -> tuple[tuple[int, ...], Layout]:
+    """Shape and layout of an operand without its contracted dimension: size 1 beside a matrix, gone beside a vector."""
+    shape = (*value.shape[:dim], *((1,) if matrix else ()), *value.shape[dim + 1 :])
+    return shape, without(value, {dim}, matrix, labels)
 
 
 def _matrix_roles(call: Call, b: Value, labels: Labels) -> None:
@@ -222,9 +211,9 @@ def _matrix_roles(call: Call, b: Value, labels: Labels) -> None:
     for block in labels.of(b):
         if len(block.dims) != 1:
             continue
-        for (name, dim), place in labels.places.items() if len(b.shape) == 2 else ():
-            if place is block.labels:
-                labels.roles.setdefault((name, dim), "out" if block.dims[0] == 1 else "in")
+        place = labels.place_of.get(id(block.labels))
+        if place is not None and len(b.shape) == 2:
+            labels.roles.setdefault(place, "out" if block.dims[0] == 1 else "in")
 
 
 @rule("linear")

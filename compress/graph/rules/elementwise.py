@@ -11,64 +11,58 @@ from .table import rule
 
 
 def combine(values: Sequence[Value], shape: tuple[int, ...], labels: Labels, where: str) -> Layout:
-    """The layout of an elementwise combination of broadcast values with an output of this shape.
+    """The layout of an elementwise combination of broadcast values with an output of this shape."""
+    return join_layouts([(value.shape, labels.of(value)) for value in values], shape, labels, where)
 
-    A dimension that is labelled in one value and merely long in another meets a fixed size, and is pinned.
+
+def join_layouts(
+    parts: Sequence[tuple[tuple[int, ...], Layout]], shape: tuple[int, ...], labels: Labels, where: str
+) -> Layout:
+    """The same for shapes with their layouts. Index by index, what meets in the output is equal.
+
+    A dimension that is labelled in one part and merely long in another meets a fixed size, and is pinned. Of blocks
+    that overlap only in part, the widest passes and the others' remaining axes are lifted.
     """
-    blocks: list[tuple[int, Block]] = []  # (which value, its block in output dimensions)
-    for number, value in enumerate(values):
-        shift = len(shape) - len(value.shape)
-        blocks += [(number, Block(tuple(d + shift for d in b.dims), b.labels, b.axes)) for b in labels.of(value)]
+    blocks: list[tuple[int, Block]] = []  # (which part, its block in output dimensions)
+    for number, (own, layout) in enumerate(parts):
+        shift = len(shape) - len(own)
+        blocks += [(number, Block(tuple(d + shift for d in b.dims), b.labels, b.axes) if shift else b) for b in layout]
+    held: dict[int, tuple[Block, int]] = {}  # output dimension -> the block that covers it, position in its dims
     result: list[Block] = []
-    for dims in _clusters([block.dims for _, block in blocks]):
-        mine = [(number, block) for number, block in blocks if block.dims[0] in dims]
-        main = max((block for _, block in mine), key=lambda block: len(block.dims))
-        for _, block in mine:
-            if block is not main:
-                _unify(main, block, labels, where)
-        for number, value in enumerate(values):
-            shift = len(shape) - len(value.shape)
-            carried = {d for n, block in mine if n == number for d in block.dims}
-            for position, dim in enumerate(main.dims):
-                if dim >= shift and dim not in carried and value.shape[dim - shift] > 1:
-                    labels.pin(labels.lift(main, position), f"{where} combines it with a tensor of fixed size")
-        result.append(main)
-        covered = set(main.dims)
-        for _, block in mine:
-            if not covered & set(block.dims):
-                result.append(block)
-                covered |= set(block.dims)
+    for _, block in sorted(blocks, key=lambda pair: -len(pair[1].dims)):
+        _join(block, held, result, labels)
+    for number, (own, _) in enumerate(parts):
+        carried = {d for n, block in blocks if n == number for d in block.dims}
+        for dim, (block, position) in held.items():
+            here = dim - len(shape) + len(own)
+            if here >= 0 and dim not in carried and own[here] > 1:
+                labels.pin(labels.lift(block, position), f"{where} combines it with a tensor of fixed size")
     return tuple(sorted(result, key=lambda block: block.dims))
 
 
-def _clusters(groups: list[tuple[int, ...]]) -> list[set[int]]:
-    clusters: list[set[int]] = []
-    for dims in groups:
-        joined = set(dims)
-        rest = []
-        for cluster in clusters:
-            if cluster & joined:
-                joined |= cluster
-            else:
-                rest.append(cluster)
-        clusters = [*rest, joined]
-    return clusters
-
-
-def _unify(main: Block, block: Block, labels: Labels, where: str) -> None:
-    if block.dims == main.dims:
-        labels.equal(main.labels, block.labels)
-        if len(main.dims) > 1:
-            labels.join_axes(main.axes, block.axes)
+def _join(block: Block, held: dict[int, tuple[Block, int]], result: list[Block], labels: Labels) -> None:
+    """Add a block to what is held: equal where dimensions meet, of its own elsewhere."""
+    met = [dim for dim in block.dims if dim in held]
+    if met and held[met[0]][0].dims == block.dims:
+        other = held[met[0]][0]
+        labels.equal(other.labels, block.labels)
+        if len(block.dims) > 1:
+            labels.join_axes(other.axes, block.axes)
+        return
+    if not met:
+        held.update((dim, (block, position)) for position, dim in enumerate(block.dims))
+        result.append(block)
         return
     for position, dim in enumerate(block.dims):
-        if dim in main.dims:
-            k = main.dims.index(dim)
-            labels.equal(labels.lift(main, k), labels.lift(block, position))
-            if len(main.dims) > 1 and len(block.dims) > 1:
-                labels.join_axes([main.axes[k]], [block.axes[position]])
-        else:
-            labels.pin(block.labels, f"{where} combines blocks of different dimensions")
+        mine = Block((dim,), labels.lift(block, position))
+        if dim not in held:
+            held[dim] = mine, 0
+            result.append(mine)
+            continue
+        other, k = held[dim]
+        labels.equal(labels.lift(other, k), mine.labels)
+        if len(other.dims) > 1 and len(block.dims) > 1:
+            labels.join_axes([other.axes[k]], [block.axes[position]])
 
 
 ELEMENTWISE = """

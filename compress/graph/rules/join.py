@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..labels import Block, Labels, Layout
-from ..tape import Call, Value
-from .elementwise import combine
+from ..tape import Call
+from .elementwise import combine, join_layouts
+from .reduce import without
 from .table import rule
 
 
@@ -19,7 +20,8 @@ def cat(call: Call, labels: Labels) -> Layout:
     parts = [value for value in call.args[0] if value.shape != (0,)]
     out = call.outs[0].shape
     dim = (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) % len(out)
-    rest = combine([_hide(value, dim, labels) for value in parts], _one(out, dim), labels, call.where)
+    others = [(_one(value.shape, dim), without(value, {dim}, True, labels)) for value in parts]
+    rest = join_layouts(others, _one(out, dim), labels, call.where)
     joined = [labels.along(value, dim) for value in parts]
     if all(found is None for found in joined):
         return rest
@@ -34,19 +36,6 @@ def cat(call: Call, labels: Labels) -> Layout:
 
 def _one(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
     return (*shape[:dim], 1, *shape[dim + 1 :])
-
-
-def _hide(value: Value, dim: int, labels: Labels) -> Value:
-    """The value as if the dimension had size 1: what it carries on the others."""
-    hidden = Value(-1 - value.id - dim * 1_000_003, _one(value.shape, dim), value.dtype)
-    blocks = []
-    for block in labels.of(value):
-        if dim not in block.dims:
-            blocks.append(block)
-        elif len(block.dims) > 1:
-            blocks += [Block((d,), labels.lift(block, i)) for i, d in enumerate(block.dims) if d != dim]
-    labels.layouts[hidden.id] = tuple(blocks)
-    return hidden
 
 
 @rule("stack")

@@ -82,7 +82,7 @@ def reduce(call: Call, labels: Labels) -> list[Layout]:
         found = labels.along(x, d)
         if found is None:
             continue
-        if call.op in ("max", "min", "median", "nanmedian") and len(call.outs) > 1:
+        if len(call.outs) > 1 and call.op not in ("var_mean", "std_mean") and call.outs[1].id in labels.used:
             labels.pin(found, f"{call.where} returns positions among channels")
         elif call.op == "prod":
             labels.pin(found, f"{call.where} multiplies channels")
@@ -93,11 +93,12 @@ def reduce(call: Call, labels: Labels) -> list[Layout]:
 
 
 def _weight_norm(call: Call, labels: Labels) -> list[Layout]:
-    """v, g, dim -> g * v / |v|, the norm over every dimension but dim."""
+    """v, g, dim -> g * v / |v|, the norm over every dimension but dim; what is removed would be divided by zero."""
     v, g, dim = call.args[0], call.args[1], call.args[2] if len(call.args) > 2 else 0
     mine, its = labels.along(v, dim), labels.along(g, dim)
     if mine is not None and its is not None:
         labels.equal(mine, its)
+        labels.reduces([(0, dim, mine), (1, dim, its), (-1, dim, mine), (-2, dim, its)])
     return [labels.of(v), labels.of(g)]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from math import prod
 
 import numpy as np
 
 from ..labels import Block, Labels, Layout, place_blocks
 from ..tape import Call
-from .reduce import freeze_along
+from .reduce import freeze_along, without
 from .table import rule
 
 
@@ -50,6 +51,8 @@ from .table import rule
     "grid_sampler_2d",
     "grid_sampler_3d",
     "max_unpool2d",
+    "torchvision::roi_align",
+    "torchvision::roi_pool",
 )
 def over_space(call: Call, labels: Labels) -> list[Layout]:
     """Each channel by itself: labels pass. What is carried along a resampled dimension stays."""
@@ -82,6 +85,37 @@ def pad(call: Call, labels: Labels) -> Layout:
             labels.pin(end, f"{call.where} adds padding")
         blocks.append(Block(block.dims, np.concatenate([ends[0], block.labels, ends[1]])))
     return tuple(blocks)
+
+
+@rule("unfold")
+def unfold(call: Call, labels: Labels) -> Layout:
+    """Windows along one dimension, their contents along a new last one: what is carried there stays."""
+    x, dim = call.args[0], call.args[1] % len(call.args[0].shape)
+    freeze_along(x, [dim], f"{call.where} takes windows of it", labels)
+    return without(x, {dim}, True, labels)
+
+
+@rule("im2col")
+def im2col(call: Call, labels: Labels) -> Layout:
+    """([N,] C, H, W) -> ([N,] C k k, windows): each channel becomes k k."""
+    x, kernel = call.args[:2]
+    found = labels.along(x, len(x.shape) - 3)
+    freeze_along(x, range(len(x.shape) - 2, len(x.shape)), f"{call.where} takes windows of it", labels)
+    return () if found is None else (Block((len(x.shape) - 3,), np.repeat(found, prod(kernel))),)
+
+
+@rule("col2im")
+def col2im(call: Call, labels: Labels) -> Layout:
+    """([N,] C k k, windows) -> ([N,] C, H, W): the k k positions of a channel live together."""
+    x, _, kernel = call.args[:3]
+    channel = len(x.shape) - 2
+    freeze_along(x, [channel + 1], f"{call.where} sums windows", labels)
+    found = labels.along(x, channel)
+    if found is None:
+        return ()
+    rows = found.reshape(-1, prod(kernel))  # (C k k,) -> (C, k k)
+    labels.equal(rows, rows[:, :1])
+    return (Block((channel,), rows[:, 0].copy()),)
 
 
 @rule("pixel_shuffle")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -79,13 +81,13 @@ def expand(call: Call, labels: Labels) -> Layout:
                 labels.need(size, labels.lift(block, position), call.where)
     for dim, n in enumerate(out):
         if n > 1 and (dim < shift or x.shape[dim - shift] == 1):
-            found = _followed(call, sizes[dim], dim, labels)
+            found = followed(call, sizes[dim], dim, labels)
             if found is not None:
                 layout.append(Block((dim,), found))
     return tuple(sorted(layout, key=lambda block: block.dims))
 
 
-def _followed(call: Call, size: Any, dim: int, labels: Labels) -> Array | None:
+def followed(call: Call, size: Any, dim: int, labels: Labels) -> Array | None:
     """Labels of the dimension whose size an expanded dimension takes, (n,), or None where it is no channel's."""
     if call.python is not None and call.python[0] == "expand_as":
         other = call.python[1][1]
@@ -148,7 +150,7 @@ def written_sizes(call: Call, out: tuple[int, ...]) -> list[Any]:
     return [None if int(size) == -1 else size for size in sizes]
 
 
-def _segments(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+def _segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Pairs of runs of dimensions with equal products, as short as possible; dimensions of size 1 are left out."""
     a = [d for d, n in enumerate(before) if n != 1]
     b = [d for d, n in enumerate(after) if n != 1]
@@ -171,11 +173,12 @@ def _segments(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[lis
 
 
 def _reshape(call: Call, x: Value, out: tuple[int, ...], sizes: list[Any], labels: Labels) -> Layout:
-    if 0 in x.shape:
+    before, after = ([n or 1 for n in shape] for shape in (x.shape, out))  # a batch of nothing says nothing
+    if prod(before) != prod(after):
         for found in labels.all_labels(x):
             labels.pin(found, f"{call.where} reshapes something empty")
         return ()
-    segments = _segments(x.shape, out)
+    segments = _segments(before, after)
     layout = labels.of(x)
     blocks: list[tuple[tuple[int, ...], Array, tuple[int, ...]]] = []
     done: set[int] = set()
@@ -220,9 +223,13 @@ def _reshape_run(
     if len(inside) > 1:
         if len(ins) == len(outs):  # nothing is merged or split
             return _carry(call, inside, dict(zip(ins, outs, strict=True)), sizes, labels)
-        for block in inside:
+        weak = [block for block in inside if block.labels.flat[0] in labels.weak]
+        strong = [block for block in inside if block.labels.flat[0] not in labels.weak]
+        for block in inside if len(strong) > 1 else weak:
             labels.pin(block.labels, f"{call.where} merges dimensions that both carry channels")
-        return []
+        if len(strong) != 1:
+            return []
+        inside = strong
     block = inside[0]
     if len(ins) == len(outs) and all(x.shape[i] == out[o] for i, o in zip(ins, outs, strict=True)):
         return _carry(call, inside, dict(zip(ins, outs, strict=True)), sizes, labels)

@@ -6,10 +6,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..ints import Arithmetic, Attribute, Size, TracedInt, leaves
-from ..labels import Array, Block, Labels, Layout
+from ..labels import Array, Block, Labels, Layout, values_in
 from ..tape import Call, Value
+from .elementwise import join_layouts
 from .reduce import freeze_along, without
 from .table import rule
 
@@ -35,23 +37,30 @@ def count_up_to(found: Array, stop: int, written: Any, labels: Labels, where: st
         return
     if isinstance(written, TracedInt):
         labels.need(written, found[:stop], where)
-        parts = len(found) // stop
-        only_sizes = not any(isinstance(leaf, Attribute) for leaf in leaves(written.origin))
-        if only_sizes:
-            origin = written.origin
-            whole = (
-                isinstance(origin, Arithmetic)
-                and origin.op == "//"
-                and isinstance(origin.left, Size)
-                and origin.right == parts
-                and parts * stop == len(found)
-            )
-            if whole:
-                labels.link([found[i * stop : (i + 1) * stop] for i in range(parts)], f"{where} cuts in equal parts")
-            else:
+        if not any(isinstance(leaf, Attribute) for leaf in leaves(written.origin)):
+            parts = equal_parts(written.origin, stop, len(found))
+            if parts is None:
                 labels.pin(found, f"{where} cuts at a position computed from sizes")
+            else:
+                rows = found.reshape(parts, -1)  # (n,) -> (parts, n / parts)
+                labels.link(tuple(rows), f"{where} cuts in {parts} equal parts")
     else:
         labels.pin(found[:stop], f"{where} cuts at the constant position {stop}")
+
+
+def equal_parts(expression: Any, stop: int, whole: int) -> int | None:
+    """Into how many equal parts a dimension falls of which the code takes some, `size // 3` or `2 * (size // 3)`.
+
+    None where the position is another function of sizes.
+    """
+    times = 1
+    if isinstance(expression, Arithmetic) and expression.op == "*":
+        times, expression = sorted((expression.left, expression.right), key=lambda side: not isinstance(side, int))
+    if not (isinstance(times, int) and isinstance(expression, Arithmetic) and expression.op == "//"):
+        return None
+    parts = expression.right
+    fits = isinstance(expression.left, Size) and isinstance(parts, int) and stop * parts == times * whole
+    return parts if fits and whole % parts == 0 else None
 
 
 @rule("slice")
@@ -133,7 +142,7 @@ def split(call: Call, labels: Labels) -> list[Layout]:
 def _bind_pieces(call: Call, found: Array, pieces: list[slice], labels: Labels) -> None:
     name, args, kwargs = call.python or ("", (), {})
     lengths = {piece.stop - piece.start for piece in pieces}
-    if name in ("chunk", "unsafe_chunk"):
+    if not name.startswith(("split", "unsafe_split", "tensor_split")):  # a chunk, or the gates of a recurrent cell
         if len(lengths) == 1:
             labels.link([found[piece] for piece in pieces], f"{call.where} chunks it in {len(pieces)}")
         else:
@@ -205,9 +214,8 @@ def index(call: Call, labels: Labels) -> list[Layout]:
     freeze_along(x, used, f"{call.where} indexes it", labels)
     for item in indices:
         for found in labels.all_labels(item) if isinstance(item, Value) else ():
-            labels.pin(found, f"{call.where} uses it as positions")
-    masks = [item for item in indices if isinstance(item, Value) and item.dtype.is_signed is False]
-    if masks or used != list(range(used[0], used[0] + len(used))):
+            labels.pin(found, None)
+    if _masks(indices) or used != list(range(used[0], used[0] + len(used))):
         for found in labels.all_labels(x):
             labels.pin(found, f"{call.where} indexes around it")
         return [()]
@@ -221,3 +229,49 @@ def index(call: Call, labels: Labels) -> list[Layout]:
             if not set(b.dims) & set(used)
         )
     ]
+
+
+def _masks(indices: Any) -> bool:
+    """Whether truth values over several dimensions are among them: how many rows they take is not known."""
+    return any(
+        value.dtype in (torch.bool, torch.uint8) and len(value.shape) != 1 for value in values_in(tuple(indices))
+    )
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def index_put(call: Call, labels: Labels) -> Layout:
+    """Rows written by number: the other dimensions of target and values are equal, index by index."""
+    x, indices, values = call.args[:3]
+    used = [d for d, item in enumerate(indices) if item is not None]
+    for value in values_in(indices):
+        for found in labels.all_labels(value):
+            labels.pin(found, None)
+    if _masks(indices) or used != list(range(len(used))):
+        for value in (x, values):
+            for found in labels.all_labels(value):
+                labels.pin(found, f"{call.where} writes into parts of it")
+        return ()
+    freeze_along(x, used, f"{call.where} writes it by number", labels)
+    shape = tuple(1 if d in used else n for d, n in enumerate(x.shape))
+    rest = len(x.shape) - len(used)
+    lead = max(len(values.shape) - rest, 0)
+    freeze_along(values, range(lead), f"{call.where} writes it by number", labels)
+    written = without(values, set(range(lead)), False, labels)
+    return join_layouts(
+        [(shape, without(x, set(used), True, labels)), (values.shape[lead:], written)], x.shape, labels, call.where
+    )
+
+
+@rule("gather")
+def gather(call: Call, labels: Labels) -> Layout:
+    """Positions along one dimension, looked up by number: it stays; on the others x and the index are side by side."""
+    x, dim, positions = call.args[:3]
+    dim %= max(len(x.shape), 1)
+    freeze_along(x, [dim], f"{call.where}: its positions are looked up by number", labels)
+    beside = (*x.shape[:dim], 1, *x.shape[dim + 1 :])
+    if any(n not in (1, m) for n, m in zip(beside, positions.shape, strict=True)):
+        for found in labels.all_labels(x):
+            labels.pin(found, f"{call.where} takes a part of it")
+        return labels.of(positions)
+    parts = [(beside, without(x, {dim}, True, labels)), (positions.shape, labels.of(positions))]
+    return join_layouts(parts, call.outs[0].shape, labels, call.where)

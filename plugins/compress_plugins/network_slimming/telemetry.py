@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .pictures import draw
-
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -74,6 +72,8 @@ class GammaTelemetry:
 
     def finish(self, folder: Path) -> list[Path]:
         """Close the events and draw the pictures into `folder` (made where missing); the files made."""
+        from .pictures import draw  # matplotlib, which `compress.trace` should not wait for
+
         self.close()
         return draw(_lines(self._file), QUANTILES, folder)
 

@@ -1,0 +1,110 @@
+"""Results of the zoo in, docs/zoo.md out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+HEAD = """# The zoo
+
+What `compress.prune(model, inputs, ratio=0.5)` makes of networks it has never seen, and what Torch-Pruning 1.6.1 makes
+of the same question (l2 magnitude over groups, told which layers give the outputs, otherwise as it comes). Both results
+go through the value oracle of `tests/oracle`: every weight carries its own number, so that each surviving element tells
+where it comes from; everything else is zeroed in the original, and in float64 the two must agree to 1e-9.
+
+```
+python tests/zoo/zoo.py run {sources} --tools compress torch-pruning
+python tests/zoo/zoo.py table
+```
+
+*left*: the share of the parameters that is left. *error*: the largest relative difference to the masked network, by the
+oracle in float64; models above 100 million parameters are compared by `prune`'s own verification only (float32, on
+random and on their own weights; marked v). *frozen*: groups that stay whole, of all. *s*: seconds on one core of a
+machine that others used as well, for `prune` with verification: an order of magnitude, not a benchmark.
+"""
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    parts = [HEAD.format(sources=" ".join(results))]
+    for source, models in results.items():
+        if models:
+            parts += [f"## {source}\n", summary(models), table(models), reasons(models), obstacles(models)]
+    return "\n".join(part for part in parts if part)
+
+
+def summary(models: dict[str, Any]) -> str:
+    ours = [found["compress"] for found in models.values()]
+    theirs = [found["torch-pruning"] for found in models.values() if found["torch-pruning"]]
+    right = [found for found in ours if found["status"] == "ok"]
+    verified = sum(len(found["by_verification"]) for found in right)
+    half = sum(found["left"] <= 0.45 for found in right)
+    text = (
+        f"{len(models)} models: {len(right)} cut and right, {half} of them to 0.45 of their parameters or less; "
+        f"{verified} groups frozen by verification."
+    )
+    if theirs:
+        text += f" Torch-Pruning: {sum(t['status'] == 'ok' for t in theirs)} of {len(theirs)} cut and right."
+    return text + "\n"
+
+
+def table(models: dict[str, Any]) -> str:
+    rows = [
+        "| model | parameters | groups | frozen | left | error | s | Torch-Pruning: left | s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, found in models.items():
+        ours, theirs = found["compress"], found["torch-pruning"]
+        if ours["status"] == "ok":
+            error = f"{ours['error']:.0e} v" if isinstance(ours["oracle"], str) else f"{ours['oracle']:.0e}"
+            cells = [
+                f"{ours['params'] / 1e6:.1f} M",
+                str(ours["groups"]),
+                str(sum(ours["frozen"].values())),
+                f"{ours['left']:.2f}",
+                error,
+                f"{ours['seconds']:.1f}",
+            ]
+        else:
+            cells = ["", "", "", f"fails: {shortened(ours['why'])}", "", ""]
+        rows.append(f"| {name} | {' | '.join(cells)} | {' | '.join(torch_pruning_cells(theirs))} |")
+    return "\n".join(rows) + "\n"
+
+
+def torch_pruning_cells(theirs: dict[str, Any] | None) -> list[str]:
+    if theirs is None:
+        return ["", ""]
+    if theirs["status"] == "ok":
+        unproven = " (not compared)" if isinstance(theirs["oracle"], str) else ""
+        return [f"{theirs['left']:.2f}{unproven}", f"{theirs['seconds']:.1f}"]
+    return [f"fails: {shortened(theirs['why'])}", ""]
+
+
+def shortened(why: str) -> str:
+    text = why.replace("|", "\\|").replace("\n", " ")
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def reasons(models: dict[str, Any]) -> str:
+    """Why groups stay whole, over all models: reason, groups, models."""
+    groups: Counter[str] = Counter()
+    where: Counter[str] = Counter()
+    for found in models.values():
+        for reason, n in found["compress"].get("frozen", {}).items():
+            groups[reason] += n
+            where[reason] += 1
+    if not groups:
+        return ""
+    rows = ["| why groups stay whole | groups | models |", "| --- | ---: | ---: |"]
+    rows += [f"| {reason} | {n} | {where[reason]} |" for reason, n in groups.most_common()]
+    return "\n".join(rows) + "\n"
+
+
+def obstacles(models: dict[str, Any]) -> str:
+    """For each model of which more than 0.45 is left: the groups in the way."""
+    lines = []
+    for name, found in models.items():
+        ours = found["compress"]
+        if ours["status"] == "ok" and ours["left"] > 0.45:
+            rows = [f"{r['group']} ({r['reach']:.0%} of the parameters: {r['why']})" for r in ours["in_the_way"][:4]]
+            lines.append(f"- {name}, {ours['left']:.2f} left: {'; '.join(rows) or 'no single group'}")
+    return "\n".join(["More than 0.45 left, and what stands in the way:\n", *lines, ""]) if lines else ""
