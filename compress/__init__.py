@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .stages.stage import Context, Stage
     from .training.architecture import Architecture
     from .training.dataset import Data, Dataset, Split
+    from .training.leaks import Leak, find_leaks
     from .training.regularizers import Attached, Regularizer
     from .training.sparsifier import Sparsifier
     from .training.task import Evaluation, Task
@@ -45,6 +46,7 @@ __all__ = [
     "Frozen",
     "Group",
     "GroupPolicy",
+    "Leak",
     "Link",
     "Member",
     "Part",
@@ -60,6 +62,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "apply",
+    "find_leaks",
     "hookimpl",
     "load",
     "nearest",
@@ -84,6 +87,7 @@ _HOMES = (  # where the names live, lightest first
     "training.dataset",
     "training.regularizers",
     "training.task",
+    "training.leaks",
     "training.sparsifier",
     "graph.trace",
     "pruning.selection",

@@ -118,6 +118,9 @@ def describe(kind: Any) -> str:
 
     >>> describe(int | None)
     'a whole number or null'
+    >>> from pydantic import Field
+    >>> describe(Annotated[float, Field(ge=0, le=1)])
+    'a number from 0 to 1'
     >>> describe(Literal["keep", "merge"])
     "'keep' or 'merge'"
     >>> describe(tuple[int, int])
@@ -125,7 +128,7 @@ def describe(kind: Any) -> str:
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return describe(args[0])
+        return " ".join(filter(None, (describe(args[0]), _bounds(args[1:]))))
     if origin in (Union, types.UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
@@ -142,6 +145,18 @@ def describe(kind: Any) -> str:
         if issubclass(origin or kind, Mapping):
             return f"a mapping to {describe(args[1])}" if args else "a mapping"
     return "any value" if kind is Any else getattr(kind, "__name__", str(kind))
+
+
+def _bounds(marks: tuple[Any, ...]) -> str:
+    """What pydantic's `Field` lets a number be, e.g. 'above 0'; '' for any."""
+    limits: dict[str, float] = {}
+    for limit in (each for mark in marks for each in getattr(mark, "metadata", ())):
+        limits |= {key: getattr(limit, key) for key in ("gt", "ge", "lt", "le") if hasattr(limit, key)}
+    for low, high, both in (("ge", "le", "from {:g} to {:g}"), ("gt", "lt", "between {:g} and {:g}")):
+        if set(limits) == {low, high}:
+            return both.format(limits[low], limits[high])
+    words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+    return " and ".join(f"{words[key]} {value:g}" for key, value in limits.items())
 
 
 def _adapter(cls: type[Plugin]) -> Any:

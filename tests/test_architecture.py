@@ -17,7 +17,7 @@ import compress
 ROOT = Path(__file__).parents[1]
 SOURCES = {"compress": ROOT / "compress", "compress_plugins": ROOT / "plugins/compress_plugins",
            "compress_models": ROOT / "models/compress_models", "compress_recipes": ROOT / "recipes"}  # fmt: skip
-GROUND = {"", "errors", "files", "options", "checking", "registry", "plugins", "hookspecs"}
+GROUND = {"", "errors", "files", "options", "checking", "docstrings", "registry", "plugins", "hookspecs"}
 """Modules directly in `compress` that every room may use; "" is the package itself."""
 ROOMS: dict[str, set[str]] = {  # room -> the rooms that it may use at run time, beside the ground
     "graph": set(),

@@ -9,11 +9,16 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from ..errors import CompressError, nearest
+from .bench import bench
 from .check import check
+from .compare import compare
+from .detect import detect
 from .evaluate import evaluate
+from .export import export
 from .inspect import inspect
 from .list_plugins import list_plugins
 from .plan import plan
+from .report import report
 from .run import run
 
 
@@ -43,18 +48,22 @@ def build() -> Any:
     """The command line as something to call with `args`."""
     app = typer.Typer(
         cls=Commands,
-        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
     app.callback(epilog=_epilog("compress run yolov3_hand", "compress run --help"))(compress)
     for name, function, example, then in (
-        ("run", run, "compress run recipes/yolov3_hand.yaml seed=1", "compress eval RUN"),
+        ("run", run, "compress run recipes/yolov3_hand.yaml seed=1", "compress detect RUN PICTURES"),
         ("check", check, "compress check recipes/yolov3_hand.yaml", "compress plan RECIPE"),
         ("plan", plan, "compress plan recipes/yolov3_hand.yaml stages.pruned.ratio=0.7", "compress run RECIPE"),
         ("inspect", inspect, "compress inspect recipes/yolov3_hand.yaml", "compress plan RECIPE"),
-        ("eval", evaluate, "compress eval runs/yolov3-hand-20250131-120000 --stage pruned", "compress run RECIPE"),
+        ("eval", evaluate, "compress eval runs/yolov3-hand-20250131-120000 --stage pruned", "compress bench RUN"),
+        ("detect", detect, "compress detect runs/hands photos/ clip.mp4 --confidence 0.4", "compress export RUN onnx"),
+        ("bench", bench, "compress bench runs/hands --threads 1 --threads 2 --batch 8", "compress export RUN onnx"),
+        ("export", export, "compress export runs/hands darknet onnx torch-export --out hands", "compress bench RUN"),
+        ("report", report, "compress report runs/hands", "compress compare RUN RUN"),
+        ("compare", compare, "compress compare runs/hands-0 runs/hands-1", "compress report RUN"),
         ("plugins", list_plugins, "compress plugins prune", "compress check RECIPE"),
     ):
         app.command(name, epilog=_epilog(example, then))(function)
@@ -81,5 +90,6 @@ def compress(
 ) -> None:
     """Make a trained network smaller and faster, and measure what that cost.
 
-    A recipe says what is done: check it, plan it, run it. Plugins may add commands; compress plugins lists them.
+    A recipe says what is done: check it, plan it, run it; then use and measure what came out. Plugins add commands:
+    compress data converts and checks data sets; compress plugins lists them all.
     """

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .completion import complete_recipes, complete_runs, complete_stages
+
 if TYPE_CHECKING:
     from ..recipes import Recipe
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Path of a recipe, or the name of a shipped one.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="Path of a recipe, or the name of a shipped one.", autocompletion=complete_recipes
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", autocompletion=complete_runs)]
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="NETWORK",
+        help="The folder of a run, of one of its stages, or of a network by itself (RUN/model); or a .cfg file.",
+        autocompletion=complete_runs,
+    ),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="The weights of a .cfg file.")]
+Names = Annotated[
+    Path | None, typer.Option("--names", metavar="FILE", help="The classes of a .cfg file, one name a line.")
+]
+StageOf = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        metavar="ID",
+        help="The stage of the run whose network to take; default the last.",
+        autocompletion=complete_stages,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Values in place of the recipe's, e.g. stages.pruned.ratio=0.7."),

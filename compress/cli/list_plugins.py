@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,28 +42,31 @@ def list_plugins(
 
 
 def entries(registry: Registry) -> list[dict[str, Any]]:
-    """One plain mapping a name: kind, name, doc, owner, and its options {name, type, required, default}."""
+    """One plain mapping a name: kind, name, doc, owner, and its options {name, type, required, default, meaning}."""
     from ..checking import options
+    from ..docstrings import introduction, meanings
     from ..options import Plugin
     from ..registry import KINDS
 
     found = []
     for kind in KINDS:
         for name, thing in sorted(getattr(registry, kind.field).items()):
-            has_options = isinstance(thing, type) and issubclass(thing, Plugin)
-            listed = [{**asdict(o), "type": _type(o)} for o in (options(thing) if has_options else ())]
-            owner = registry.owners[kind.field, name]
-            help_ = getattr(getattr(thing, "info", None), "help", None)
-            found.append(
-                {
-                    "kind": kind.singular,
-                    "name": name,
-                    "doc": help_ if isinstance(help_, str) else inspect.getdoc(thing) or "",
-                    "owner": str(owner),
-                    "options": listed,
-                }
-            )
+            listed: list[dict[str, Any]] = []
+            if isinstance(thing, type) and issubclass(thing, Plugin):
+                doc, said = introduction(thing), meanings(thing)
+                listed = [{**asdict(o), "type": _type(o), "meaning": said.get(o.name, "")} for o in options(thing)]
+            else:
+                doc = _help(thing) if kind.field == "commands" else inspect.getdoc(thing) or ""
+            owner = str(registry.owners[kind.field, name])
+            found.append({"kind": kind.singular, "name": name, "doc": doc, "owner": owner, "options": listed})
     return found
+
+
+def _help(command: Any) -> str:
+    """What `compress COMMAND --help` says first: of a function, or of a Typer app with its callback."""
+    if not isinstance(command, typer.Typer):
+        return inspect.getdoc(command) or ""
+    return typer.main.get_command(command).help or ""
 
 
 def _type(option: Option) -> str:
@@ -74,7 +78,8 @@ def _type(option: Option) -> str:
         return describe(option.type)
     kind = next(kind.singular for kind in KINDS if kind.field == option.uses.kind)
     several = ", or a list of these" if "list[" in str(option.type) else ""
-    return f"a {kind} by name, or {{uses: name, option: value}}{several}"
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"{article} {kind} by name, or {{uses: name, option: value}}{several}"
 
 
 def page(entry: dict[str, Any]) -> str:
@@ -85,5 +90,8 @@ def page(entry: dict[str, Any]) -> str:
         for o in entry["options"]
     ]
     if rows:
-        lines += ["", columns([("option", "type", "default"), *rows])]
+        head, *table = columns([("option", "type", "default"), *rows]).splitlines()
+        lines += ["", head]
+        for line, option in zip(table, entry["options"], strict=True):
+            lines += [line, *textwrap.wrap(option["meaning"], 100, initial_indent="    ", subsequent_indent="    ")]
     return "\n".join(lines)

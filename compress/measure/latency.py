@@ -6,17 +6,20 @@ import copy
 import gc
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
+
+Runner: TypeAlias = "nn.Module | Callable[[Tensor], Any]"
+"""A network, or another runtime's: called with the input, it computes on the CPU and returns when it is done."""
 
 WARM_UP = 3
 MIN_ROUNDS = 10
@@ -47,7 +50,7 @@ class Latency:
 
 
 def measure_latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Runner],
     example: Tensor,
     threads: int | None = None,
     seconds: float = 10.0,
@@ -61,13 +64,16 @@ def measure_latency(
     each, however many names they have), so that neither mode nor memory format changes for the caller.
 
     example: the input, (B, ...), on the device to measure. threads: CPU threads; None leaves torch's setting.
-    channels_last: NHWC memory format for 4-d inputs and weights, what convolutions are fastest in on most devices.
+    channels_last: NHWC memory format for 4-d inputs and weights, what convolutions are fastest in on most devices; what
+    is no nn.Module gets the input as it is.
     Raises CompressError where there is nothing to measure or a network sits on another device than the input.
     """
     if not models:
         raise CompressError("measure_latency: no networks were given; expected a mapping name -> network")
     nhwc = channels_last and example.dim() == 4
     for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            continue
         devices = {str(t.device) for t in (*model.parameters(), *model.buffers())} - {str(example.device)}
         if devices:
             raise CompressError(
@@ -75,14 +81,14 @@ def measure_latency(
                 f"{example.device}; move one: model.to('{example.device}')"
             )
     copies = {id(model): _ready(model, nhwc) for model in models.values()}
-    runs = {name: copies[id(model)] for name, model in models.items()}
     inputs = example.contiguous(memory_format=torch.channels_last) if nhwc else example
+    runs = {name: (copies[id(m)], inputs if isinstance(m, nn.Module) else example) for name, m in models.items()}
     with torch.inference_mode(), _threads(threads), _no_collection():
         used = torch.get_num_threads()
-        for model in runs.values():
+        for model, given in runs.values():
             for _ in range(WARM_UP):
-                _milliseconds(model, inputs)
-        times = _rounds(runs, inputs, seconds)
+                _milliseconds(model, given)
+        times = _rounds(runs, seconds)
     place = device_name(example.device)
     return {name: _summary(np.array(ms), place, used, example.shape[0]) for name, ms in times.items()}
 
@@ -105,24 +111,26 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _ready(model: nn.Module, nhwc: bool) -> nn.Module:
+def _ready(model: Runner, nhwc: bool) -> Runner:
+    if not isinstance(model, nn.Module):
+        return model
     ready = copy.deepcopy(model).eval()
     return ready.to(memory_format=torch.channels_last) if nhwc else ready  # type: ignore[call-overload]
 
 
-def _rounds(runs: Mapping[str, nn.Module], inputs: Tensor, seconds: float) -> dict[str, list[float]]:
+def _rounds(runs: Mapping[str, tuple[Runner, Tensor]], seconds: float) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     names, order = list(runs), np.random.default_rng(0)
     start, done = time.perf_counter(), 0
     while done < MIN_ROUNDS or time.perf_counter() - start < seconds:
         for place in order.permutation(len(names)):
             name = names[place]
-            times[name].append(_milliseconds(runs[name], inputs))
+            times[name].append(_milliseconds(*runs[name]))
         done += 1
     return times
 
 
-def _milliseconds(model: nn.Module, inputs: Tensor) -> float:
+def _milliseconds(model: Runner, inputs: Tensor) -> float:
     _synchronize(inputs.device)
     start = time.perf_counter()
     model(inputs)

@@ -104,6 +104,11 @@ def read_edits(folder: str | Path) -> Edits:
     return _decode(_read_plan(Path(folder))["edits"])
 
 
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """The plain values that were kept with the model."""
+    return dict(_read_plan(Path(folder)).get("settings", {}))
+
+
 def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Each memory once, contiguous and on the CPU: name -> tensor; and the other names of what is shared."""
     stored: dict[str, Tensor] = {}

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph, Step
 from ..graph.inputs import call_model, collect_tensors
-from ..graph.labels import Array
+from ..graph.labels import Array, Layout
 from ..graph.shell import named_tensors
 from ..graph.tape import op_name, plain_math
 from .decisions import Decisions
@@ -219,8 +219,8 @@ def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: Depen
         if step is None or len(step.outs) != len(expected):
             continue
         for k, ((shape, layout), want, have) in enumerate(zip(step.outs, expected, found, strict=True)):
-            if tuple(want.shape) != tuple(shape) or (k > 0 and not layout):
-                continue  # recorded on another batch; or statistics that a norm returns beside its result
+            if not _fits(want, shape, layout) or (k > 0 and not layout):
+                continue  # another way through the network; or statistics that a norm returns beside its result
             for dim in range(want.dim()):
                 index = surviving_index(shape, layout, dim, alive)
                 if index is not None:
@@ -234,6 +234,11 @@ def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: Depen
         after = reference.kept[k][:2] if k < len(reference.kept) else None
         return Blame(reference.steps.get(after, last) if after else last, f"the cut network fails: {failure}")
     return Blame(last, "the outputs differ")
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether it can carry the layout of a value of this shape; batches and numbers of boxes may differ."""
+    return tensor.dim() == len(shape) and all(tensor.shape[d] == shape[d] for block in layout for d in block.dims)
 
 
 def difference(want: Tensor, have: Tensor) -> tuple[float, float]:

@@ -238,11 +238,9 @@ def bring_into_line(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.RNNBase):
-        module.input_size, module.hidden_size = (
-            module.weight_ih_l0.shape[1],
-            module.weight_hh_l0.shape[0] // GATES[module.mode],
-        )
-        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+        rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+        module.hidden_size = rows // GATES[module.mode]
+        module.proj_size = module.get_parameter("weight_hh_l0").shape[1] if module.proj_size else 0
     elif isinstance(module, nn.RNNCellBase):
         module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.MultiheadAttention):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checking import plain
 from ..errors import nearest
+from .keys import KEYS
 from .mistakes import Mistake
 from .nodes import Node
 from .objects import make
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ..stages.stage import Stage
 
 VERSION = 1
-IN_PROFILE = ("seed", "threads", "device", "model", "data", "fallback_data", "task", "policy", "stages", "expect")
-TOP = ("version", "name", "extends", "plugins", "profile", "profiles", *IN_PROFILE)
 DEVICES = ("auto", "cpu", "cuda")
 RESERVED_IDS = ("model", "recipe.yaml", "lock.json", "report.json", "report.html", "log.txt")  # what else a run holds
 
@@ -59,7 +58,7 @@ class Checked:
 
 def check_recipe(tree: Node, registry: Registry, mistakes: list[Mistake]) -> Checked:
     """The objects of a tree with nothing left to lay over it."""
-    check_keys(tree, TOP, "", mistakes)
+    check_keys(tree, tuple(KEYS), "", mistakes)
     version = tree.mapping.get("version")
     if version is None or version.value != VERSION or isinstance(version.value, bool):
         place = version.place if version else tree.place

@@ -40,7 +40,7 @@ def read(name: str, base: Path, seen: tuple[Path, ...] = ()) -> tuple[Node, Path
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CompressError(f"recipe {path}: cannot be read: {error}") from None
-    node, mistakes = parse(text, _shown(path, base), _base(path, name))
+    node, mistakes = parse(text, _shown(path, base), _base(path, name, base))
     parent = node.mapping.get("extends")
     if parent is None:
         return node, path, mistakes
@@ -59,10 +59,13 @@ def read(name: str, base: Path, seen: tuple[Path, ...] = ()) -> tuple[Node, Path
     return merge(below, node, mistakes), path, mistakes
 
 
-def _base(path: Path, name: str) -> Path:
-    """What a recipe's relative paths are relative to; for one found by name, where the command was given."""
+def _base(path: Path, name: str, base: Path) -> Path:
+    """What a recipe's relative paths are relative to; for one found by name, what the recipe's are that extends it.
+
+    `base`: that, or the working directory where the command line gives the name.
+    """
     if path == shipped().get(name):
-        return Path.cwd()
+        return base
     folder = path.absolute().parent
     return folder.parent if folder.name == "recipes" else folder
 

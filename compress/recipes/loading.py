@@ -10,8 +10,9 @@ from typing import Any
 from .. import plugins
 from ..errors import CompressError, nearest
 from ..registry import KINDS, Registry
-from .check import IN_PROFILE, Checked, check_keys, check_recipe
+from .check import Checked, check_keys, check_recipe
 from .find import read
+from .keys import IN_PROFILE
 from .merge import merge, overlay
 from .mistakes import Mistake, Place, RecipeError
 from .nodes import Node
@@ -32,6 +33,18 @@ def load(
     Raises RecipeError with every mistake, or CompressError where there is no such recipe.
     """
     tree, path, mistakes = read(str(source), Path.cwd())
+    return load_tree(tree, path, overrides, profile, registry, mistakes)
+
+
+def load_tree(
+    tree: Node,
+    path: Path,
+    overrides: Sequence[str],
+    profile: str | None,
+    registry: Registry | None,
+    mistakes: list[Mistake],
+) -> Recipe:
+    """The recipe of a tree that was read from `path`, with the `mistakes` found there. Raises RecipeError."""
     if not isinstance(tree.value, Mapping):
         mistakes.append(Mistake(tree.place, "expected a recipe: a mapping that begins with `version: 1`"))
         raise RecipeError(mistakes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from .figures import TITLES, metric_title
+from .figures import TITLES, metric_title, milliseconds
 
 POINTS = 240
 """Points of a curve that are drawn; more cannot be seen."""
@@ -73,9 +73,35 @@ def score_chart(rows: Sequence[Mapping[str, Any]], headline: str) -> Markup:
     return _svg("scores", left + width + 14, low + 24, f"{metric_title(headline)} of every network", parts)
 
 
-def curve_chart(curves: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """One curve a role on common axes from 0. curves: role -> {"x", "y", "xlabel", "ylabel"}, nothing negative."""
-    left, top, width, height = 46.0, 8.0, 420.0, 280.0
+def latency_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """The latency of every network on an axis from 0: a bar from 10th to 90th percentile, marked at the median."""
+    left, top, width, pitch = 92.0, 8.0, 420.0, 26.0
+    ticks = _ticks(max(row["latency_ms"]["p90"] for row in rows), least=0)
+    low = top + pitch * len(rows)
+    parts = []
+    for tick in ticks:
+        x = left + width * tick / ticks[-1]
+        parts += [_line(x, top, x, low), _text(x, low + 16, f"{tick:g}", "middle")]
+    for place, row in enumerate(rows):
+        latency, middle = row["latency_ms"], top + pitch * (place + 0.5)
+        p10, median, p90 = (left + width * latency[key] / ticks[-1] for key in ("p10", "median", "p90"))
+        spread = f'x="{p10:.1f}" width="{max(p90 - p10, 1):.1f}" y="{middle - 5:.1f}" height="10" rx="2"'
+        mark = f'x="{median - 2:.1f}" width="4" y="{middle - 9:.1f}" height="18" rx="1"'
+        said = f"{TITLES[row['role']]}: {milliseconds(latency['median'])}, "
+        said += f"{milliseconds(latency['p10'])} to {milliseconds(latency['p90'])}"
+        bars = f'<rect class="spread" {spread}/><rect {mark}/>'
+        parts.append(f'<g class="time {row["role"]}"><title>{escape(said)}</title>{bars}</g>')
+        parts.append(_text(left - 14, middle + 4, TITLES[row["role"]], "end", "part"))
+    parts.append(_text(left + width / 2, low + 34, "milliseconds", "middle", "axis"))
+    return _svg("scores", left + width + 14, low + 40, "Latency of every network, with its spread", parts)
+
+
+def curve_chart(curves: Mapping[str, Mapping[str, Any]], width: float = 420.0, height: float = 280.0) -> Markup:
+    """One curve a role on common axes from 0. curves: role -> {"x", "y", "xlabel", "ylabel"}, nothing negative.
+
+    width, height: of the space between the axes; text keeps its size.
+    """
+    left, top = 46.0, 8.0
     across, up = (_ticks(max(max(curve[axis], default=0) for curve in curves.values())) for axis in ("x", "y"))
     parts = []
     for tick in up:
@@ -133,9 +159,9 @@ def _axis(values: Sequence[float]) -> tuple[float, list[float]]:
     return round(1 - step * count, 1), [round(1 - step * n, 1) for n in range(count, -1, -1)]
 
 
-def _ticks(most: float) -> list[float]:
-    """About five round numbers from 0 to a little above `most`: 0, 50, ... 250 for 224; 0 to 1 where that is enough."""
-    if most <= 1:
+def _ticks(most: float, least: float = 1) -> list[float]:
+    """About five round numbers from 0 to a little above `most`: 0, 50, ... 250 for 224; 0 to 1 where `least` is 1."""
+    if most <= least:
         return [0, 0.2, 0.4, 0.6, 0.8, 1]
     scale = 10 ** math.floor(math.log10(most / 5))
     step = next(scale * times for times in (1, 2, 2.5, 5, 10) if scale * times * 5 >= most)

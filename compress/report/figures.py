@@ -11,6 +11,7 @@ METRICS = {
     "map50": "mAP@0.5",
     "map": "mAP@0.5:0.95",
     "map75": "mAP@0.75",
+    "ap50": "AP@0.5",
     "precision50": "Precision@0.5",
     "recall50": "Recall@0.5",
     "threshold50": "Score threshold",
@@ -55,12 +56,23 @@ def _line(row: Mapping[str, Any], first: Mapping[str, Any], headline: str, subse
         _size("Size", row["bytes"], first["bytes"], "B", here),
         _size("MACs", row["macs"], first["macs"], "", here),
         _time(latency, base, here),
-        _score(metric_title(headline), row["metrics"].get(headline), first["metrics"].get(headline), here),
+        score(metric_title(headline), row["metrics"].get(headline), first["metrics"].get(headline), here),
     ]
     for name in subsets:
-        score, before = (each["subsets"].get(name, {}).get(headline) for each in (row, first))
-        figures.append(_score(name, score, before, here))
+        value, before = (each["subsets"].get(name, {}).get(headline) for each in (row, first))
+        figures.append(score(name, value, before, here))
     return Line(row["role"], TITLES[row["role"]], row["stage"], tuple(figures))
+
+
+def score(column: str, after: float | None, before: float | None, here: bool) -> Figure:
+    """A metric with four digits and what it changed against `before`; here: whether this is a later row than that."""
+    if after is None:
+        return Figure(column, "–")
+    if before is None or not here:
+        return Figure(column, f"{after:.4f}")
+    change = after - before
+    text = f"{change:+.4f}".replace("-", "−") if abs(change) >= 0.00005 else "±0.0000"
+    return Figure(column, f"{after:.4f}", "", text, None if text == "±0.0000" else change > 0)
 
 
 def metric_title(name: str) -> str:
@@ -127,13 +139,3 @@ def _ratio(after: float, before: float, here: bool) -> tuple[str, bool | None]:
         return "", None
     text = percent(after, before)
     return text, None if text in ("", "±0.0\u202f%") else after < before
-
-
-def _score(column: str, after: float | None, before: float | None, here: bool) -> Figure:
-    if after is None:
-        return Figure(column, "–")
-    if before is None or not here:
-        return Figure(column, f"{after:.4f}")
-    change = after - before
-    text = f"{change:+.4f}".replace("-", "−") if abs(change) >= 0.00005 else "±0.0000"
-    return Figure(column, f"{after:.4f}", "", text, None if text == "±0.0000" else change > 0)

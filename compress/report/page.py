@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ..files import replaced, write_json
-from .charts import channel_chart, curve_chart, score_chart
+from .charts import channel_chart, curve_chart, latency_chart, score_chart
+from .classes import class_table
 from .figures import TITLES, lines, metric_title, milliseconds, number, percent, scientific
 from .pictures import Album, gather
 from .schema import validate
 from .table import measured, synthetic_mark
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?![\w.])")
+NAMED = 12
+"""Numbers of one place in a reason that are listed."""
 
 EXPLAINED = {
     "baseline": "trained as usual",
@@ -65,7 +71,7 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
     page = Environment(
         loader=DictLoader(source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page.filters |= {"thousands": "{:,}".format, "scientific": scientific, "title": metric_title}
+    page.filters |= {"thousands": "{:,}".format, "scientific": scientific, "title": metric_title, "code": _code}
     last, headline = report["rows"][-1], report.get("headline", "map50")
     return page.get_template("page.html").render(
         report={"command": "", "date": "", "versions": {}, "hardware": {}, "notes": [], **report},
@@ -80,7 +86,10 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
         channels=channel_chart(report["channels"]) if report["channels"] else "",
         counts={key: sum(entry[key] for entry in report["channels"]) for key in ("before", "after")},
         accuracy=score_chart(report["rows"], headline),
-        curves={_said(curves): curve_chart(curves) for curves in album.curves.values()},
+        speed=latency_chart(report["rows"]),
+        rounds=report["rows"][0]["latency_ms"].get("rounds"),
+        curves={_said(curves): curve_chart(curves) for name, curves in album.curves.items() if "/" not in name},
+        classes=class_table(report, album.curves),
         trained="loss" in album.curves,
         headline=metric_title(headline),
         kept=_kept(report),
@@ -89,6 +98,11 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
         album=album,
         recipe=recipe,
     )
+
+
+def _code(text: str) -> Markup:
+    """Text with its `code` as HTML."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _said(curves: Mapping[str, Mapping[str, Any]]) -> str:
@@ -135,12 +149,25 @@ def _tile(name: str, after: float, before: float, text: Callable[[float], str]) 
 
 
 def _kept(report: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
-    """(by, reason, groups) of everything that stayed whole, the most frequent reason first."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """(by, reason, groups) of everything that stayed whole, the most frequent reason first.
+
+    Reasons that differ in their numbers only are one: 'its output is added by shortcut 4, 8, 15'.
+    """
+    reasons: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for entry in report["frozen"]:
-        reasons.setdefault((entry["by"], entry["reason"]), []).append(entry["group"])
-    ranked = sorted(reasons.items(), key=lambda item: -len(item[1]))
-    return [(by, reason, groups) for (by, reason), groups in ranked]
+        said, groups = reasons.setdefault((entry["by"], NUMBER.sub("#", entry["reason"])), ([], []))
+        said.append(entry["reason"])
+        groups.append(entry["group"])
+    ranked = sorted(reasons.items(), key=lambda item: -len(item[1][1]))
+    return [(by, _in_one(said), groups) for (by, _), (said, groups) in ranked]
+
+
+def _in_one(texts: list[str]) -> str:
+    """Texts that differ in their numbers only, as one: each number in it stands for all at its place."""
+    columns = zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    listed = [list(dict.fromkeys(column)) for column in columns]
+    shown = iter(", ".join([*each[:NAMED], *(["…"] if len(each) > NAMED else [])]) for each in listed)
+    return NUMBER.sub(lambda _: next(shown), texts[0])
 
 
 def _scores(report: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float]]]:

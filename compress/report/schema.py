@@ -56,6 +56,7 @@ class _Row(_Entry):
     latency_ms: _Latency
     metrics: Metrics
     subsets: dict[str, Metrics]
+    classes: dict[str, Metrics] = Field(default_factory=dict)
 
 
 class _Channel(_Entry):

@@ -48,4 +48,3 @@ def _head(report: Mapping[str, Any]) -> list[str]:
     about = f"{report['name']}: {profile}seed {report['seed']}, {images}"
     mark = synthetic_mark(report)
     return [about, f"!! {mark}"] if mark else [about]
-

@@ -49,7 +49,7 @@ class Evaluate(Stage):
         rows = measure(context, candidates, found, self.seconds)
         with replaced_folder(context.folder / "examples") as examples:
             for role, evaluation in found.items():
-                draw_examples(evaluation.examples, examples, role)
+                draw_examples(evaluation.examples, examples, role, context.data.classes)
         write_json(context.folder / "curves.json", {role: dict(e.curves) for role, e in found.items()})
         return {"rows": rows}
 
@@ -100,6 +100,7 @@ def measure(
                 "latency_ms": latency[c.role].as_report(),
                 "metrics": dict(found[c.role].metrics),
                 "subsets": {name: dict(metrics) for name, metrics in found[c.role].subsets.items()},
+                "classes": {name: dict(metrics) for name, metrics in found[c.role].classes.items()},
             }
         )
     return rows

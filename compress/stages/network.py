@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ..checking import plain
 from ..pruning import artifact
 from ..pruning.surgery import Edits
 from .stage import Context, find_start
 
+if TYPE_CHECKING:
+    from ..training.architecture import Architecture
+
+ORIGIN = "origin"
+"""What plan.json holds a network's origin under."""
 WEIGHTS, PLAN = "weights.safetensors", "plan.json"
 
 
@@ -25,9 +32,15 @@ class Network:
 
 def build(context: Context) -> nn.Module:
     """The architecture's full network as every stage with `start: fresh` gets it: the seed decides its weights."""
+    recipe, data = context.recipe, context.data
+    return build_seeded(recipe.architecture, len(data.classes), data.image_size, recipe.seed)
+
+
+def build_seeded(architecture: Architecture, classes: int, image_size: tuple[int, int], seed: int) -> nn.Module:
+    """The architecture's full network with the weights of that seed. image_size: (height, width)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.recipe.seed)
-        return context.recipe.architecture.build(len(context.data.classes), context.data.image_size)
+        torch.manual_seed(seed)
+        return architecture.build(classes, image_size)
 
 
 def open_network(context: Context, start: str) -> Network:
@@ -43,8 +56,16 @@ def read(context: Context, stage: str) -> Network:
 
 
 def keep(context: Context, network: Network) -> None:
-    """Leave a network in the stage's folder for later stages."""
-    artifact.write(context.folder, network.model.cpu(), network.edits, context.example())
+    """Leave a network in the stage's folder for later stages, with what one must know to use it elsewhere."""
+    recipe, data = context.recipe, context.data
+    origin = {
+        "classes": list(data.classes),
+        "image_size": list(data.image_size),
+        "model": plain(recipe.architecture),
+        "data": plain(recipe.dataset),
+        "task": plain(recipe.task),
+    }
+    artifact.write(context.folder, network.model.cpu(), network.edits, context.example(), {ORIGIN: origin})
 
 
 def artifact_files(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..errors import CompressError
 from ..graph.trace import trace
 from ..options import Uses
 from ..pruning.apply import Pruned, apply
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
 class Prune(Stage):
     """Removes the units that matter least and verifies the result; nothing is trained.
 
-    criterion: a registered name, or `{uses: name, option: value}`. How much goes is one of `ratio` (the fraction of
-    units removed: of each group for scope `local`, of all for `global`), `keep_macs` and `keep_params` (up to 1 the
-    fraction kept, above how many). round_to: resulting sizes are multiples of it. min_keep: units left in each group.
-    compensate: a registered compensation; `fold` gives what follows the constants that removed channels still added.
-    ignore: patterns of group names that stay whole, beside what the policy keeps. heads, groups: whether attention
-    loses `whole` heads or is cut `inside` all of them, and grouped convolutions likewise. calibration: batches of
-    training images for a criterion that needs gradients. start: `previous`, `fresh` or an earlier stage's id.
+    How much goes is one of `ratio`, `keep_macs` and `keep_params`; without any, a ratio of 0.5.
+
+    criterion: how much each unit matters. scope: whether units compete within their group (`local`) or all with each
+    other (`global`). ratio: the fraction of units removed, of each group for scope `local`, of all for `global`.
+    keep_macs: multiply-adds that are left; up to 1 a fraction, above how many. keep_params: parameters likewise.
+    round_to: resulting sizes are multiples of it. min_keep: units left in each group. compensate: gives back what the
+    removed channels still added; `fold` puts it into the layers that follow. ignore: patterns of group names that stay
+    whole, beside what the policy keeps. heads: whether attention loses `whole` heads or is cut `inside` all of them.
+    groups: the same for grouped convolutions. calibration: batches of training images for a criterion that needs
+    gradients. start: whose network to cut: `previous`, `fresh` or an earlier stage's id.
     """
 
     name = "prune"
@@ -88,6 +92,8 @@ class Prune(Stage):
         )
 
     def _calibrate(self, recipe: Recipe, data: Data) -> dict[str, Any]:
+        if not len(data.train):
+            raise CompressError(f"criterion {self.criterion} looks at training images, and {data.name} has none")
         orders = TrainingOrders(len(data.train), 16, 1, recipe.seed, "calibration")[: self.calibration]
         batches = load(data.train, orders, seed=recipe.seed, stage="calibration")
 

@@ -1,4 +1,4 @@
-"""A recipe and its data in, what it would cut out of an untrained network out - or what is wrong with that."""
+"""A recipe and its data in, what it would cut out of an untrained network out - or what is wrong with either."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ..errors import CompressError
 from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.trace import trace
+from ..training.leaks import find_leaks, leak_lines
 from ..training.progress import Progress
 from .network import build
 from .prune import Prune
 from .stage import Context
+from .training import Training
 
 if TYPE_CHECKING:
     from ..pruning.plan import Plan
@@ -43,11 +46,26 @@ class Rehearsal:
     cuts: tuple[Rehearsed, ...]
 
 
+def warn(data: Data) -> tuple[str, ...]:
+    """What may be wrong with data that can be used: validation images that look like training images.
+
+    Drawn data are left out: nothing in them was split by hand.
+    """
+    if data.synthetic:
+        return ()
+    with Progress().bar("looking for images in both splits", len(data.train) + len(data.val)) as advance:
+        return leak_lines(find_leaks(data, lambda n: advance(n)))
+
+
 def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """Build, trace, ask the policy and plan; nothing is trained or cut.
 
-    Raises CompressError where a selector matches nothing, a budget cannot be met or a network cannot be built.
+    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, or a stage
+    trains and there are no images for it.
     """
+    trained = next((id_ for id_, stage in recipe.stages if isinstance(stage, Training)), None)
+    if trained is not None and not len(data.train):
+        raise CompressError(f"stage '{trained}' trains, but {data.name} has no training images, only some to validate")
     context = Context("rehearsal", Path(), (), recipe, data, "cpu", Progress())
     model, example = build(context), context.example()
     graph = trace(model, example, rules=recipe.registry.op_rules)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CompressError
+from ..training.progress import Progress
 from .evaluation import Evaluate
 from .lock import read_lock
 from .prune import Prune
@@ -31,6 +35,32 @@ class Report(Stage):
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         if not any(isinstance(stage, Evaluate) for _, stage in earlier):
             yield "uses", "a report needs a stage with `uses: evaluate` before it"
+
+
+def rebuild(run: Path) -> tuple[dict[str, Any], Path, str]:
+    """report.json and report.html of a run written anew; the report, the page and the table.
+
+    What its stages found is read from its folder. Where a report was written already, its facts on data and machine are
+    kept and the data is not opened; a run without one needs its data once more. Raises CompressError where no stage
+    with `uses: evaluate` has finished.
+    """
+    from ..report import table, write
+    from .named import finished
+    from .run import open_data
+
+    recipe, done = finished(run)
+    if not any(isinstance(stage, Evaluate) for _, stage in done):
+        raise CompressError(f"{run}: nothing to report: no stage with `uses: evaluate` has finished there")
+    written = run / "report.json"
+    if written.is_file():
+        try:
+            report = json.loads(written.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CompressError(f"{written}: not JSON: {error}; remove it, and it is made from the stages") from None
+    else:
+        progress = Progress()
+        report = assemble(Context("report", run, done, recipe, open_data(recipe, progress), "cpu", progress))
+    return report, write(run, report), table(report)
 
 
 def assemble(context: Context) -> dict[str, Any]:

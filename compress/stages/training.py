@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Training(Settings, Stage):
-    """Trains a network. start: `previous` (the last stage's), `fresh` (new weights), or an earlier stage's id."""
+    """Trains a network.
+
+    start: whose network to begin with: `previous` (the last stage's), `fresh` (new weights), or an earlier stage's id.
+    """
 
     leaves_network: ClassVar[bool] = True
 
@@ -91,7 +94,7 @@ class Train(Training):
 class Sparsify(Training):
     """Training with a regularizer that drives towards zero what the recipe's policy allows to be cut.
 
-    regularizer: a registered name, or `{uses: name, option: value}`. strength: handed to it.
+    regularizer: what pulls weights towards zero. strength: how strongly; handed to the regularizer.
     """
 
     name = "sparsify"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 from ..checking import check, options, plain
+from ..docstrings import meanings
 from ..options import Plugin
 
 
@@ -19,13 +20,15 @@ def expect(holds: bool, message: str) -> None:
 
 
 def check_plugin(plugin: Plugin) -> None:
-    """Name, docstring, readable option types, and options that a recipe can write down and read again."""
+    """Name, docstring, readable option types with their meaning, and options that a recipe can write and read again."""
     cls, kind = type(plugin), type(plugin).__name__
     expect(isinstance(getattr(cls, "name", None), str) and bool(cls.name), f'{kind}: write `name = "..."` in its body')
     expect(cls.name == "".join(cls.name.split()), f"{kind}.name is '{cls.name}'; expected a word without spaces")
     expect("name" not in {option.name for option in options(cls)}, f"{kind}.name has a type; write it without one")
     first = (inspect.getdoc(plugin) or "").partition("\n")[0]
     expect(first.endswith("."), f"{kind}'s docstring begins with '{first}'; expected one sentence that says what it is")
+    silent = [option.name for option in options(cls) if option.name not in meanings(cls)]
+    expect(not silent, f"{kind}'s docstring says nothing about {', '.join(silent)}; write `option: what it means.`")
     written = plain(plugin)
     values = {key: value for key, value in written.items() if key != "uses"}
     again, mistakes = check(cls, values)

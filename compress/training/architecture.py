@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import nn
@@ -14,6 +15,13 @@ class Architecture(Plugin):
 
     task: ClassVar[str | None] = None
     """The registered task that trains this architecture when the recipe names none."""
+
+    reads: ClassVar[Mapping[str, str]] = {}
+    """Suffix of the files that describe such a network -> the option that takes one: `compress eval FILE` builds it."""
+
+    def native_size(self) -> tuple[int, int] | None:
+        """The (height, width) in pixels of the images that it is meant for as it is given; None for any."""
+        return None
 
     def build(self, classes: int, image_size: tuple[int, int]) -> nn.Module:
         """A new, randomly initialised network (torch's global generator decides the weights).

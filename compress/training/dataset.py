@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from ..errors import CompressError
 from ..options import Plugin
 
 
@@ -52,6 +53,14 @@ class Dataset(Plugin):
     def available(self) -> str | None:
         """None where the data is there; else one line: what is missing, where to get it, where to put it."""
         return None
+
+    def fit(self, picture: np.ndarray) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """A picture from anywhere, (h, w, 3) uint8, as this data set shows its own to the network.
+
+        Returns the sample (3, H, W) uint8 and where the picture lies in it: left, top, width, height in pixels.
+        Raises CompressError where the data set has no such thing.
+        """
+        raise CompressError(f"dataset {self.name} does not say how a picture becomes a sample")
 
     def open(self) -> Data:
         """Read (or draw) the data. Raises CompressError with the next step where it is not there."""

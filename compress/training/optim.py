@@ -16,10 +16,13 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
 class Settings:
     """How a network is trained. Every training stage of a recipe has these options.
 
-    lr: the peak learning rate. momentum: of SGD, or beta1 of AdamW. weight_decay: on the weights of convolutions and
-    linear layers, never on norms or biases. warmup: epochs of linear warm-up. schedule: from the peak down to
-    `final_lr` times the peak. clip: the largest norm of the whole gradient, null for none. precision: as Lightning
-    Fabric names it. validate_every: epochs between two validations, 0 for none. checkpoint_seconds: at most between two
+    epochs: how often every training image is seen. batch_size: images a step. optimizer: `sgd` with momentum, or
+    `adamw`, which learns more in few steps. lr: the peak learning rate. momentum: of SGD, or beta1 of AdamW.
+    weight_decay: on the weights of convolutions and linear layers, never on norms or biases. warmup: epochs of linear
+    warm-up. schedule: how the rate falls from the peak to `final_lr` times the peak. final_lr: the last learning rate,
+    as a fraction of the peak. clip: the largest norm of the whole gradient, null for none. precision: of the
+    arithmetic, as Lightning Fabric names it. channels_last: keep images and weights in that memory format, faster on
+    most hardware. validate_every: epochs between two validations, 0 for none. checkpoint_seconds: at most between two
     checkpoints; the end of an epoch makes one as well where a tenth of them has passed.
     """
 

@@ -110,6 +110,12 @@ def test_map_is_that_of_an_independent_scorer(seed: int, n: int) -> None:
         assert subsets == {}
     if any(len(t["boxes"]) for t in truth):
         assert np.mean(curves["precision-recall"]["y"]) == pytest.approx(metrics["map50"], abs=1e-6)
+    for label, name in enumerate(CLASSES):
+        expected = average_precision(found, truth, label, 0.5)
+        alone = curves.get(f"precision-recall/{name}")
+        assert (alone is None) == (expected is None), name
+        if alone is not None:
+            assert np.mean(alone["y"]) == pytest.approx(expected, abs=1e-6)
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compress_plugins.detection.annotated import find_subsets
 from compress_plugins.detection.augment import Augment, augment, clip, recolour
+from compress_plugins.detection.labels import labels_of
 from compress_plugins.detection.letterbox import fit
-from compress_plugins.detection.yolo_folders import YoloFolders, find_subsets, labels_of
+from compress_plugins.detection.yolo_folders import YoloFolders
 from folders import line, rectangle, red_box, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st

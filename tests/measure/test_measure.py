@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import time
+from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compress import CompressError
-from compress.measure import file_bytes, fvcore_macs, measure_latency, parameters
+from compress.measure import file_bytes, fvcore_macs, measure_latency, onnx_runner, parameters
 
 
 class Sleeper(nn.Module):
@@ -154,3 +156,22 @@ def test_latency_refuses_nothing_and_the_wrong_device() -> None:
         measure_latency({}, torch.zeros(1, 3, 4, 4))
     with pytest.raises(CompressError, match=r"network 'a' is on meta and the input on cpu"):
         measure_latency({"a": nn.Linear(2, 2, device="meta")}, torch.zeros(1, 2))
+
+
+def test_another_runtime_is_timed_on_the_input_as_it_is(tmp_path: Path) -> None:
+    shape = [2, 3, 8, 8]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("pixels", "out")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["pixels"], ["out"])], "relu", ends[:1], ends[1:])
+    written = onnx.helper.make_model(graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(written, tmp_path / "model.onnx")
+    runner, example = onnx_runner(tmp_path / "model.onnx", threads=1), torch.randn(*shape)
+    assert torch.equal(torch.from_numpy(runner(example)[0]), example.relu())
+    seen = []
+
+    def watched(images: torch.Tensor) -> None:
+        seen.append(images)
+        runner(images)
+
+    found = measure_latency({"torch": nn.ReLU(), "onnx": watched}, example, threads=1, seconds=0.05)
+    assert set(found) == {"torch", "onnx"} and found["onnx"].rounds == found["torch"].rounds == len(seen) - 3
+    assert all(images is example for images in seen) and found["onnx"].batch == 2

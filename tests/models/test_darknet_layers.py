@@ -103,3 +103,25 @@ def test_dilation_that_darknet_computes_out_of_bounds_is_refused(options: str) -
 def test_avgpool_and_a_network_without_yolo_give_the_last_map() -> None:
     x = torch.rand(1, 2, 7, 6, dtype=torch.float64)
     np.testing.assert_allclose(run(build("[avgpool]\n"), x)[:, 0, 0], x[0].mean((1, 2)))
+
+
+@pytest.mark.parametrize(("stride", "channels"), [(1, 3), (2, 8), (3, 9)])
+def test_reorg_moves_numbers_as_darknet_does(stride: int, channels: int) -> None:
+    """Darknet's loop, index by index: it reads the input as (channels / stride^2, height * stride, width * stride)."""
+    height, width = 2 * stride, 3 * stride
+    model = build(f"[reorg]\nstride={stride}\n", channels=channels, height=height, width=width)
+    x = torch.arange(channels * height * width, dtype=torch.float64).view(1, channels, height, width)
+    flat, expected = x.flatten().numpy(), np.empty(x.numel())
+    fewer = channels // stride**2
+    for k, j, i in itertools.product(range(channels), range(height), range(width)):
+        row, column = j * stride + k // fewer // stride, i * stride + k // fewer % stride
+        source = column + width * stride * (row + height * stride * (k % fewer))
+        expected[i + width * (j + height * k)] = flat[source]
+    ours = run(model, x)
+    assert ours.shape == (channels * stride**2, 2, 3)
+    np.testing.assert_array_equal(ours.ravel(), expected)
+
+
+def test_reorg_that_does_not_fit_is_named() -> None:
+    with pytest.raises(CompressError, match=r"section 0 \[reorg\]: stride=2: 4 must divide its channels"):
+        build("[reorg]\nstride=2\n", channels=6, height=8, width=8)

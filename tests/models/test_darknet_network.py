@@ -47,6 +47,47 @@ def test_yolov3_hand_has_the_published_size(yolov3_hand: Darknet) -> None:
     assert yolov3_hand.heads[2].anchors == ((10, 13), (16, 30), (33, 23))
 
 
+def numbers(text: str, classes: int) -> int:
+    """How many numbers a cfg's weights file holds, from its text alone: convolutions, their biases, 4 a BatchNorm."""
+    channels: list[int] = []
+    total = 0
+    for block in text.split("\n[")[2:]:
+        kind, *lines = (line.strip() for line in block.splitlines() if line.strip() and line[0] != "#")
+        options = dict(line.split("=") for line in lines)
+        before = channels[-1] if channels else 3
+        if kind == "convolutional]":
+            plain = "batch_normalize" not in options
+            filters = 3 * (5 + classes) if plain else int(options["filters"])  # the heads alone have no BatchNorm
+            total += filters * (before * int(options["size"]) ** 2 + (1 if plain else 4))
+            channels.append(filters)
+        elif kind == "route]":
+            named = [int(n) for n in options["layers"].split(",")]
+            channels.append(sum(channels[n] for n in named) // int(options.get("groups", 1)))
+        else:
+            channels.append(before)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "bytes_for_coco"),
+    [
+        ("yolov3-hand", 61_523_734, 248_007_048),
+        ("yolov3-spp-hand", 62_573_334, 252_209_544),
+        ("yolov3-tiny-hand", 8_669_876, 35_434_956),
+        ("yolov4-tiny-hand", 5_874_116, 24_251_276),
+    ],
+)
+def test_shipped_networks_have_the_size_of_the_published_ones(name: str, parameters: int, bytes_for_coco: int) -> None:
+    """With 80 classes, a weights file as large as the one that Darknet's authors give out, header and all."""
+    sections = read_cfg(find_cfg(name))
+    with torch.device("meta"):
+        ours, coco = Darknet(sections), Darknet(resize(sections, 80, (416, 416)))
+    assert sum(p.numel() for p in ours.parameters()) == parameters
+    held = sum(t.numel() for name, t in coco.state_dict().items() if not name.endswith("num_batches_tracked"))
+    assert 20 + 4 * held == 20 + 4 * numbers(find_cfg(name).read_text(), 80) == bytes_for_coco
+    assert sorted(find_cfg("yolov3-hand").parent.glob("*.cfg")) == [find_cfg(shipped) for shipped in SHIPPED]
+
+
 def test_yolov3_hand_costs_the_published_macs_and_fvcore_agrees(yolov3_hand: Darknet) -> None:
     on_meta = copy.deepcopy(yolov3_hand).to("meta")
     assert macs(on_meta, torch.zeros(1, 3, 416, 416, device="meta")) == 32_644_937_728

@@ -62,9 +62,9 @@ def same(one: Recipe, other: Recipe) -> bool:
     [
         ("model:", "^modl:", "unknown key 'modl'; did you mean 'model'?"),
         ("epochs: 2", "^epoch: 2", "unknown option 'epoch' of train; did you mean 'epochs'?"),
-        ("epochs: 2", "epochs: ^2.0", "'epochs' of train: expected a whole number, got 2.0"),
+        ("epochs: 2", "epochs: ^2.0", "'epochs' of train: expected a whole number of at least 1, got 2.0"),
         ("epochs: 2", "epochs: ^0", "'epochs' of train: expected greater than or equal to 1, got 0"),
-        ("epochs: 2", "epochs: ^yes", "'epochs' of train: expected a whole number, got \"yes\""),
+        ("epochs: 2", "epochs: ^yes", "'epochs' of train: expected a whole number of at least 1, got \"yes\""),
         ("epochs: 2}", "epochs: 2, ^epochs: 3}", "key 'epochs' is there twice, first at changed.yaml:8:30"),
         ("uses: prune", "uses: ^prun", "no stage is called 'prun'; did you mean 'prune'?"),
         ("uses: toy-net", "uses: ^toy-nett", "no model is called 'toy-nett'; did you mean 'toy-net'?"),

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 
 from compress import CompressError
 from compress.report import draw_examples, gather, table, validate, write
-from compress.report.charts import channel_chart, curve_chart, short_names
+from compress.report.charts import channel_chart, curve_chart, latency_chart, short_names
+from compress.report.classes import class_table
 from compress.report.figures import lines, number, percent, scientific
 
 
@@ -286,3 +288,154 @@ def test_draw_examples_draws_truth_and_what_scores_enough(tmp_path: Path) -> Non
     (bare,) = draw_examples([{"image": grey}], tmp_path, "sparse")
     with Image.open(bare) as image:
         assert (np.asarray(image) == 90).all()
+
+
+def three_classes(report: dict[str, Any]) -> dict[str, Any]:
+    scores = {"baseline": (0.9, 0.5, 0.4), "sparse": (0.9, 0.5, 0.4), "pruned": (0.1, 0.1, 0.1)}
+    for row in report["rows"]:
+        values = scores.get(row["role"], (0.8, 0.6, 0.1))
+        names = ("screw", "nut & bolt", "<b>washer</b>")
+        row["classes"] = {name: {"ap50": value} for name, value in zip(names, values, strict=True)}
+    return report
+
+
+def test_a_page_of_several_classes_shows_each_with_its_curve(report, run: Path) -> None:
+    path = run / "scores" / "curves.json"
+    curves = json.loads(path.read_text())
+    for role, ends in (("baseline", 0.2), ("finetuned", 0.1)):
+        for name in ("screw", "nut & bolt", "<b>washer</b>"):
+            curve = {"x": [0, 1], "y": [1, ends], "xlabel": "recall", "ylabel": "precision"}
+            curves[role][f"precision-recall/{name}"] = curve
+    path.write_text(json.dumps(curves))
+    html = write(run, three_classes(report)).read_text(encoding="utf-8")
+    page = Checked()
+    page.feed(html)
+    section = html.split("<h2>Class by class</h2>")[1].split("</section>")[0]
+    assert section.count("<svg ") == 3 and section.count("<polyline ") == 6
+    assert section.count("<tr>") == 1 + 3 and "−0.3000" in section and "+0.1000" in section
+    assert "nut &amp; bolt" in section and "&lt;b&gt;washer" in section and "<b>" not in section
+    assert page.tags.count("polyline") == 3 + 6, "the mean over classes is drawn once, with the others' curves apart"
+    plain = write(run, {**report, "rows": [{**row, "classes": {}} for row in report["rows"]]})
+    assert "Class by class" not in plain.read_text(encoding="utf-8")
+
+
+def test_of_many_classes_those_that_lost_most_are_drawn(report) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"class-{n}" for n in range(80)]
+    before, after = rng.random(80), rng.random(80)
+    for row in report["rows"]:
+        values = before if row["role"] in ("baseline", "sparse") else after
+        row["classes"] = {name: {"ap50": float(value)} for name, value in zip(names, values, strict=True)}
+    curve = {"x": [0, 1], "y": [1, 0], "xlabel": "recall", "ylabel": "precision"}
+    shown = class_table(report, {f"precision-recall/{name}": {"baseline": curve} for name in names})
+    worst = {names[n] for n in np.argsort(after - before)[:12]}
+    assert set(shown.curves) == worst and len(shown.rows) == 80 and shown.metric == "AP@0.5"
+    assert class_table({"rows": [{}]}, {}) is None
+
+
+def test_latency_chart_draws_to_scale(report) -> None:
+    svg = latency_chart(report["rows"][:1])  # 18, 20 and 24 ms on an axis up to 25
+    (x, width), (mark, four) = re.findall(r'<rect [^>]*x="([\d.]+)" width="([\d.]+)"', svg)
+    assert (float(x) - 92) / 420 == pytest.approx(18 / 25, abs=1e-3)
+    assert float(width) / 420 == pytest.approx(6 / 25, abs=1e-3)
+    assert (float(mark) + float(four) / 2 - 92) / 420 == pytest.approx(20 / 25, abs=1e-3)
+    assert "Baseline: 20.0 ms, 18.0 ms to 24.0 ms" in svg
+
+
+def test_reasons_that_differ_in_numbers_are_told_together(report, tmp_path: Path) -> None:
+    report["frozen"] = [
+        {"group": f"layers.{n}", "reason": f"added by shortcut {n + 1} of 23", "by": "policy"} for n in range(3)
+    ]
+    report["frozen"].append({"group": "head", "reason": "an output of layers.3.conv", "by": "rule"})
+    report["frozen"].append({"group": "tail", "reason": "an output of layers.4.conv", "by": "rule"})
+    html = write(tmp_path, report).read_text(encoding="utf-8")
+    assert "added by shortcut 1, 2, 3 of 23</summary>" in html and "<code>layers.2</code>" in html
+    assert "an output of layers.3.conv</summary>" in html and "an output of layers.4.conv</summary>" in html
+
+
+class Tables(HTMLParser):
+    """Collects what a reader who cannot see needs: texts of pictures, captions and scopes of tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent: list[str] = []
+        self.tables: list[dict[str, int]] = []
+        self.levels: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if (tag == "img" and not given.get("alt")) or (tag == "svg" and not given.get("aria-label")):
+            self.silent.append(f"{tag} {self.getpos()}")
+        if tag == "table":
+            self.tables.append({"caption": 0, "col": 0, "row": 0, "tr": 0})
+        if tag in ("caption", "tr"):
+            self.tables[-1][tag] += 1
+        if tag == "th":
+            self.tables[-1][given["scope"] or ""] += 1
+        if re.fullmatch("h[1-6]", tag):
+            self.levels.append(int(tag[1]))
+
+
+def test_the_page_can_be_read_without_seeing_it(report, run: Path) -> None:
+    html = write(run, three_classes(report)).read_text(encoding="utf-8")
+    page = Tables()
+    page.feed(html)
+    assert not page.silent and '<html lang="en">' in html
+    assert len(page.tables) == 4
+    for found in page.tables:
+        assert found["caption"] == 1 and found["col"] > 1 and found["row"] == found["tr"] - 1, found
+    assert page.levels[0] == 1 and page.levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in zip(page.levels, page.levels[1:], strict=False))
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2: relative luminance of #rrggbb."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+TEXT = [("ink", "paper"), ("ink", "card"), ("soft", "paper"), ("soft", "card"), ("accent", "paper"), ("good", "card"),
+        ("bad", "card"), ("good", "paper"), ("bad", "paper"), ("mark", "mark-paper"),
+        ("accent", "accent-soft")]  # fmt: skip
+GRAPHICS = [(name, "paper") for name in ("baseline", "sparse", "pruned", "finetuned", "accent", "whole", "edge")]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_contrast_is_what_wcag_asks_for(scheme: int) -> None:
+    css = (resources.files("compress.report") / "page.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    assert len(blocks) == 2
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", blocks[0] + (blocks[1] if scheme else "")))
+    for (front, back), least in [*((pair, 4.5) for pair in TEXT), *((pair, 3.0) for pair in GRAPHICS)]:
+        light, dark = sorted((luminance(colours[front]), luminance(colours[back])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= least, f"{front} on {back}"
+
+
+def test_a_large_report_stays_small(report, run: Path) -> None:
+    """80 classes, 1,500 layers and as many frozen groups, and full pictures."""
+    rng = np.random.default_rng(2)
+    report["channels"] = [{"layer": f"stage.{n}.block.conv", "before": 512, "after": 256} for n in range(1500)]
+    report["frozen"] = [{"group": f"stage.{n}.block", "reason": f"why {n}: x", "by": "rule"} for n in range(1500)]
+    curve = {"x": np.linspace(0, 1, 101).tolist(), "y": rng.random(101).tolist(), "xlabel": "recall", "ylabel": "p"}
+    names = [f"precision-recall/class {n}" for n in range(80)]
+    roles = [row["role"] for row in report["rows"]]
+    (run / "scores" / "curves.json").write_text(json.dumps({role: dict.fromkeys(names, curve) for role in roles}))
+    for row in report["rows"]:
+        row["classes"] = {f"class {n}": {"ap50": float(rng.random())} for n in range(80)}
+    for n in range(9):
+        (run / "sparse-stage" / f"big-{n}.svg").write_bytes(b"<svg>" + rng.bytes(200_000).hex().encode() + b"</svg>")
+    assert write(run, report).stat().st_size < 3_000_000
+
+
+def test_a_box_says_its_class_where_there_are_several(tmp_path: Path) -> None:
+    grey = np.full((96, 96, 3), 90, dtype=np.uint8)
+    example = {"image": grey, "boxes": [[20, 40, 90, 90]], "scores": [0.8], "labels": [1]}
+
+    def label_width(folder: str, classes: tuple[str, ...]) -> int:
+        (path,) = draw_examples([example], tmp_path / folder, "baseline", classes)
+        with Image.open(path) as image:
+            row = np.asarray(image).astype(int)[40 * 5 - 20]  # through the label, above the box's upper edge
+        return int((np.abs(row - 90).sum(1) > 60).sum())
+
+    assert label_width("one", ("hand",)) == label_width("none", ()) < label_width("two", ("nut", "hexagon screw"))

@@ -74,7 +74,7 @@ class Stripes:
 
 
 class ToyStripes(Dataset):
-    """The tests' pictures. poison, slow: as Stripes has them."""
+    """The tests' pictures. train, val: how many. poison, slow: as Stripes has them."""
 
     name = "toy-stripes"
     train: int = 64
@@ -126,7 +126,7 @@ class ToyTask(Task):
 
 
 class ToyPolicy(GroupPolicy):
-    """Keeps the groups whose names start with `keep`."""
+    """Keeps the groups whose names start with a text. keep: that text."""
 
     name = "toy-policy"
     keep: str = "stem"

@@ -195,6 +195,7 @@ def test_evaluation_of_perfect_maps_is_perfect_and_of_empty_ones_is_zero() -> No
     perfect = YOLOv3().evaluate(model, batches, ("x", "y"), seen.append)
     assert perfect.metrics["map50"] == pytest.approx(1)
     assert perfect.subsets["a"]["map50"] == pytest.approx(1)
+    assert perfect.classes == {name: {"ap50": pytest.approx(1)} for name in ("x", "y")}
     assert seen == [3, 3, 3, 3]
     assert model.training
     assert len(perfect.examples) == 6

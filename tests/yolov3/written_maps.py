@@ -17,6 +17,7 @@ class Head:
     classes: int
     ignore_thresh: float = 0.7
     scale_x_y: float = 1.0
+    new_coords: bool = False
 
 
 YOLOV3 = (

@@ -103,6 +103,24 @@ class Upsample(nn.Module):
         return F.interpolate(x, scale_factor=self.scale, mode="nearest")
 
 
+class Reorg(nn.Module):
+    """Space into channels as Darknet's [reorg] does it: the input's numbers are read as if they lay otherwise.
+
+    A map (C, H, W) is taken for one of (C / s^2, H * s, W * s); of that, pixel (s * i + r, s * j + q) goes to row i and
+    column j of the channels that belong to (r, q); the numbers that come out are read as a map (C * s^2, H / s, W / s).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        s = self.stride
+        x = x.reshape(b, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)  # (B, C, H, W) -> (B, s, s, C / s^2, H, W)
+        return x.reshape(b, c * s * s, h // s, w // s)
+
+
 class Maxpool(nn.Module):
     """Maxima over windows that start `padding // 2` before the map and may end as far behind it as Darknet's do."""
 
@@ -210,6 +228,15 @@ def _upsample(section: Section, shapes: Sequence[Shape]) -> tuple[nn.Module, Sha
     return Upsample(scale), (channels, height * scale, width * scale)
 
 
+def _reorg(section: Section, shapes: Sequence[Shape]) -> tuple[nn.Module, Shape]:
+    channels, height, width = shapes[0]
+    stride = section.integer("stride", 1, at_least=1)
+    if channels % stride**2 or height % stride or width % stride:
+        needs = f"{stride**2} must divide its channels and {stride} its sides"
+        raise section.mistake(f"stride={stride}: {needs}, found {_show(shapes[0])}", "stride")
+    return Reorg(stride), (channels * stride**2, height // stride, width // stride)
+
+
 def _maxpool(section: Section, shapes: Sequence[Shape]) -> tuple[nn.Module, Shape]:
     channels, height, width = shapes[0]
     stride = _strides(section, 1)
@@ -241,6 +268,7 @@ _MAKERS: Mapping[str, Callable[[Section, Sequence[Shape]], tuple[nn.Module, Shap
     "route": _route,
     "shortcut": _shortcut,
     "upsample": _upsample,
+    "reorg": _reorg,
     "maxpool": _maxpool,
     "avgpool": _avgpool,
     "dropout": _dropout,

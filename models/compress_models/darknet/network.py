@@ -23,6 +23,7 @@ class Head:
     """What one output map means: its anchors, (w, h) in pixels at the network's image_size, and number of classes.
 
     layer: index of its [yolo] section. A raw map has channels (anchor, [x, y, w, h, objectness, classes...]).
+    new_coords: the map's numbers are sigmoids already and a size is (2 * w)^2 anchors (Scaled-YOLOv4, 2021).
     """
 
     anchors: tuple[tuple[float, float], ...]
@@ -30,6 +31,7 @@ class Head:
     layer: int
     ignore_thresh: float = 0.5
     scale_x_y: float = 1.0
+    new_coords: bool = False
 
 
 class Darknet(nn.Module):
@@ -116,7 +118,14 @@ def _head(section: Section, channels: int) -> Head:
     if channels != len(anchors) * (5 + classes):
         expected = f"{len(anchors)} anchors x (5 + {classes} classes) = {len(anchors) * (5 + classes)}"
         raise section.mistake(f"expected {expected} channels from the layer before, found {channels}", "classes")
-    return Head(anchors, classes, section.index, section.number("ignore_thresh", 0.5), section.number("scale_x_y", 1.0))
+    return Head(
+        anchors,
+        classes,
+        section.index,
+        ignore_thresh=section.number("ignore_thresh", 0.5),
+        scale_x_y=section.number("scale_x_y", 1.0),
+        new_coords=section.integer("new_coords", 0) != 0,
+    )
 
 
 @torch.no_grad()

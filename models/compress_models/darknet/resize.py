@@ -10,16 +10,22 @@ from .network import head_anchors
 
 
 def resize(
-    sections: Sequence[Section], classes: int, image_size: tuple[int, int], width: float = 1.0
+    sections: Sequence[Section],
+    classes: int,
+    image_size: tuple[int, int],
+    width: float = 1.0,
+    scale_anchors: bool = True,
 ) -> tuple[Section, ...]:
     """The cfg as it would have been written for this job.
 
     classes: of every [yolo]; the convolution before it gets filters = anchors * (5 + classes).
-    image_size: (height, width) in pixels; anchors are scaled from the cfg's own. width: factor on every other layer's
-    filters, rounded to a multiple of 8 and at least 8 (1 changes nothing).
+    image_size: (height, width) in pixels; anchors are scaled from the cfg's own, unless scale_anchors is False. width:
+    factor on every other layer's filters, rounded to a multiple of 8 and at least 8 (1 changes nothing).
     """
     net = sections[0]
     scale = (image_size[1] / net.integer("width", at_least=1), image_size[0] / net.integer("height", at_least=1))
+    if not scale_anchors:
+        scale = (1, 1)
     yolo = {section.index: section for section in sections if section.kind == "yolo"}
     resized = [net.revised(width=image_size[1], height=image_size[0])]
     for section in sections[1:]:

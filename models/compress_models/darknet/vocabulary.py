@@ -18,6 +18,7 @@ VOCABULARY: Mapping[str, tuple[str, ...]] = {
         *("batch_normalize", "binary", "xnor", "antialiasing", "deform", "flipped", "stopbackward"),
     ),
     "upsample": ("stride", "scale"),
+    "reorg": ("stride", "reverse", "flatten", "extra"),
     "route": ("layers", "groups", "group_id"),
     "shortcut": ("from", "activation", "weights_type", "weights_normalization"),
     "maxpool": (
@@ -36,8 +37,8 @@ VOCABULARY: Mapping[str, tuple[str, ...]] = {
 PLAIN: Mapping[str, Mapping[str, str]] = {
     "convolutional": {"binary": "0", "xnor": "0", "antialiasing": "0", "deform": "0", "flipped": "0"},
     "upsample": {"scale": "1"},
+    "reorg": {"reverse": "0", "flatten": "0", "extra": "0"},
     "shortcut": {"weights_type": "none"},
     "maxpool": {"maxpool_depth": "0", "antialiasing": "0"},
-    "yolo": {"new_coords": "0"},
 }
 """Keys that can ask a layer for what is not built here: kind -> key -> the one value that does not."""

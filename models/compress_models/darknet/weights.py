@@ -46,12 +46,18 @@ def load_weights(model: Darknet, path: Path, cutoff: int | None = None) -> Heade
     cutoff: read layers 0 to cutoff - 1 only, as for a backbone (`darknet53.conv.74`: cutoff 74); what a longer file
     holds behind them is left alone. The other layers keep their values.
 
+    A file of the PyTorch scripts that say version 0.0 and yet write a header of 20 bytes is known by its length; its
+    header comes back as one of version 0.2.
+
     Raises: CompressError, with nothing loaded, where the file cannot be read, holds another number of numbers than the
     layers need, or numbers that are not finite.
     """
     header, numbers = _read(path)
     fields = [field for layer in _convolutions(model, cutoff) for field in _fields(layer)]
     expected = sum(field.numel() for field in fields)
+    if not header.wide and cutoff is None and len(numbers) == expected + 1:
+        # PyTorch scripts write five int32 whatever the version says: the fifth is no number of a layer
+        header, numbers = Header(0, 2, 0, header.seen), numbers[1:]
     if len(numbers) < expected or (len(numbers) > expected and cutoff is None):
         what = "the network" if cutoff is None else f"its first {cutoff} layers"
         raise CompressError(

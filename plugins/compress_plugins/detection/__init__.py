@@ -14,10 +14,13 @@ __all__ = ["score_detections"]
 
 @hookimpl
 def compress_register_datasets() -> Sequence[type[Dataset]]:
+    from .coco import Coco
+    from .darknet_lists import DarknetLists
     from .drawn_hands import DrawnHands
+    from .voc import Voc
     from .yolo_folders import YoloFolders
 
-    return [DrawnHands, YoloFolders]
+    return [Coco, DarknetLists, DrawnHands, Voc, YoloFolders]
 
 
 @hookimpl

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from .annotated import inside
 from .problems import Problems
 
-ROUNDING = 0.01  # a box may pass the image's edge by this fraction before it counts as a mistake
+
+def labels_of(image: Path) -> Path:
+    """Where the labels of an image are: the last folder called `images` (VOC's `JPEGImages`) is `labels` instead."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] in ("images", "JPEGImages"):
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
 
 
 def read_labels(path: Path, classes: int, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -19,12 +28,12 @@ def read_labels(path: Path, classes: int, problems: Problems) -> tuple[np.ndarra
     """
     if not path.is_file():
         problems.add("label files are missing (their images count as empty)", path.name)
-        return _nothing()
+        return inside([], [], path.name, problems)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         problems.add("label files cannot be read (their images count as empty)", path.name)
-        return _nothing()
+        return inside([], [], path.name, problems)
     rows = [line.split() for line in lines if line.strip()]
     if not rows:
         problems.add("label files are empty (their images count as empty)", path.name)
@@ -36,17 +45,9 @@ def read_labels(path: Path, classes: int, problems: Problems) -> tuple[np.ndarra
         elif not (row[0].isdecimal() and int(row[0]) < classes):
             problems.add(f"labels are not a class from 0 to {classes - 1} and are left out", path.name)
         else:
-            inside = np.clip(box, 0, 1)
-            if (inside[2:] <= inside[:2]).any():
-                problems.add("boxes have no area inside the image and are left out", path.name)
-                continue
-            if np.abs(inside - box).max() > ROUNDING:
-                problems.add("boxes reach outside their image and are clipped", path.name)
-            boxes.append(inside)
+            boxes.append(box)
             labels.append(int(row[0]))
-    if not boxes:
-        return _nothing()
-    return np.array(boxes, np.float32), np.array(labels, np.int64)
+    return inside(boxes, labels, path.name, problems)
 
 
 def _box(row: list[str]) -> np.ndarray | None:
@@ -63,7 +64,3 @@ def _box(row: list[str]) -> np.ndarray | None:
         points = numbers.reshape(-1, 2)  # (2k,) -> (k, 2)
         return np.concatenate([points.min(0), points.max(0)])
     return None
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)

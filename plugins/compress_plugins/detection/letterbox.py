@@ -1,4 +1,4 @@
-"""An image of any size in, the same image whole inside a fixed frame out, with the map that takes its boxes along."""
+"""An image of any size in, the same image in a fixed frame out, with the map that takes its boxes along."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def fit(width: int, height: int, frame: tuple[int, int]) -> Placement:
     w = min(max(round(width * scale), 1), frame[1])
     h = min(max(round(height * scale), 1), frame[0])
     return Placement((frame[1] - w) // 2, (frame[0] - h) // 2, w, h)
+
+
+def stretch(image: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Placement]:
+    """Image (3, h, w) uint8 -> (3, H, W) uint8 that fills the frame whatever its aspect, and where it lies: all over.
+
+    Bilinear between neighbouring pixels even where it shrinks, as Darknet and OpenCV do it.
+    """
+    return F.resize(image, list(frame), antialias=False), Placement(0, 0, frame[1], frame[0])
 
 
 def letterbox(image: Tensor, frame: tuple[int, int]) -> tuple[Tensor, Placement]:

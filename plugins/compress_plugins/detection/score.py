@@ -32,7 +32,8 @@ def score_detections(
     Without any target every metric is 0; a subset without a target is left out. Raises ValueError where the two
     sequences differ in length or a detection is not finite or inside out.
 
-    curves: "precision-recall", whose mean height is map50, and "f1-threshold".
+    curves: "precision-recall", whose mean height is map50; "f1-threshold"; and, where there are several classes,
+    "precision-recall/CLASS" of each that has targets, whose mean height is its average precision at IoU 0.5.
     """
     if len(detections) != len(targets):
         raise ValueError(f"{len(detections)} images with detections, but {len(targets)} with targets")
@@ -45,7 +46,7 @@ def score_detections(
         chosen = [i for i in everything if targets[i].get("subset") == subset]
         if any(len(truth[i]["boxes"]) for i in chosen):
             parts[subset] = _metrics(found, truth, hits, chosen)
-    return _metrics(found, truth, hits, everything), parts, _curves(found, truth, hits, len(classes))
+    return _metrics(found, truth, hits, everything), parts, _curves(found, truth, hits, classes)
 
 
 def match(found: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], iou: float = 0.5) -> np.ndarray:
@@ -145,11 +146,11 @@ def _curves(
     found: Sequence[Mapping[str, np.ndarray]],
     truth: Sequence[Mapping[str, np.ndarray]],
     hits: Sequence[np.ndarray],
-    classes: int,
+    classes: tuple[str, ...],
 ) -> dict[str, dict[str, Any]]:
     """Curves over all images; none without a target."""
-    heights = []
-    for label in range(classes):
+    heights = {}
+    for label, name in enumerate(classes):
         own = [t["labels"] == label for t in truth]
         if not any(o.any() for o in own):
             continue
@@ -159,10 +160,13 @@ def _curves(
             [{"boxes": t["boxes"][o]} for t, o in zip(truth, own, strict=True)],
             [h[m] for h, m in zip(hits, mine, strict=True)],
         )
-        heights.append(_at_recalls(precision, recall))
+        heights[name] = _at_recalls(precision, recall)
     if not heights:
         return {}
-    curves = {"precision-recall": _curve(RECALLS, np.mean(heights, 0), "recall", "precision (IoU 0.5)")}
+    drawn = {"precision-recall": np.mean(list(heights.values()), 0)}
+    if len(classes) > 1:
+        drawn |= {f"precision-recall/{name}": height for name, height in heights.items()}
+    curves = {name: _curve(RECALLS, height, "recall", "precision (IoU 0.5)") for name, height in drawn.items()}
     scores, precision, recall = _ranked(found, truth, hits)
     if len(scores):
         at = np.linspace(0, 1, 101)

@@ -13,6 +13,7 @@ from torch import Tensor
 from compress import CompressError, Dataset
 
 from .augment import Augment, augment
+from .letterbox import letterbox
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class DetectionDataset(Dataset):
     def frame(self) -> tuple[int, int]:
         """(height, width) of every sample."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    def fit(self, picture: np.ndarray) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """The picture whole inside the frame, grey beside it."""
+        image, place = letterbox(torch.from_numpy(picture).permute(2, 0, 1), self.frame())  # (h, w, 3) -> (3, H, W)
+        return image, (place.left, place.top, place.width, place.height)
 
     def how(self) -> Augment:
         return Augment(self.flip, self.scale, self.translate, self.hsv)

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import yaml
-from torch import Tensor
 
-from compress import CompressError, Data, nearest
+from compress import CompressError, nearest
 
-from .augment import Augment
-from .labels import read_labels
-from .pictures import EXTENSIONS, OnDisk, decode_all
+from .annotated import Annotated, Annotations, FolderDataset
+from .labels import labels_of, read_labels
+from .pictures import EXTENSIONS, Picture
 from .problems import Problems
-from .split import DetectionDataset, DetectionSplit
 
 OXFORD_HAND = "https://www.robots.ox.ac.uk/~vgg/data/hands/"
-MOST_SUBSETS = 8
 
 
-class YoloFolders(DetectionDataset):
+class YoloFolders(FolderDataset):
     """Images and boxes as YOLO trainers keep them: data.yaml, images/ and labels/ (`class cx cy w h`, fractions).
 
     data.yaml names `train` and `val` (folders, lists of folders, or text files of image paths; relative to `path`, and
-    that to the file itself) and the classes (`names`, a list or a mapping). The labels of images/a/b.jpg are
-    labels/a/b.txt. Broken images, wrong labels and empty files are counted, named (`Data.problems`) and survived.
-    Where all file names begin with one of two to eight prefixes and an underscore, the prefix is the image's subset.
+    that to the file itself) and the classes (`names`, a list or a mapping). A folder without one needs the option
+    `names`; its splits are images/train and images/val. Without training images the data is good to evaluate on. The
+    labels of images/a/b.jpg are labels/a/b.txt. Broken images, wrong labels and empty files are counted, named
+    (`Data.problems`) and survived. Where all file names begin with one of two to eight prefixes and an underscore, the
+    prefix is the image's subset.
     """
 
     name = "yolo"
+    named_subsets: ClassVar[bool] = True
     root: Path
     """The folder that holds data.yaml."""
-    cache: bool = True
-    """Keep the fitted images in memory, image_size * image_size * 3 bytes each; otherwise decode them every time."""
+    names: Path | None = None
+    """A file with the classes' names, one a line, in place of a data.yaml."""
 
     def available(self) -> str | None:
+        if self.names is not None:
+            for path in (self.names, self.root / "images/val"):
+                if not path.exists():
+                    return f"{path}: not there; with data.names=FILE the root holds images/val and labels/val"
+            return None
         if (self.root / "data.yaml").is_file():
             return None
         line = f"{self.root}: no data.yaml there; it goes beside images/train, images/val, labels/train and labels/val"
+        if (self.root / "images/val").is_dir():
+            line += ", or data.names=FILE names the classes, one a line"
         if "oxford" in self.root.name.lower():
             line += (
                 f". To get the Oxford Hand data: download and unpack it from {OXFORD_HAND}, then run "
@@ -50,27 +55,30 @@ class YoloFolders(DetectionDataset):
             )
         return line
 
-    def open(self) -> Data:
-        """Read everything once. Raises CompressError where data.yaml is missing or wrong, or a split has no image."""
-        missing = self.available()
-        if missing:
-            raise CompressError(missing)
-        frame = self.frame()
-        index = read_index(self.root / "data.yaml")
-        problems = Problems()
-        train = _read_split(index, "train", frame, self.cache, problems)
-        val = _read_split(index, "val", frame, self.cache, problems)
-        subsets = find_subsets([*train.names, *val.names])
-        return Data(
-            name=self.root.resolve().name,
-            classes=index.classes,
-            train=train.split(subsets, self.how()),
-            val=val.split(subsets, self.how()),
-            image_size=frame,
-            fingerprint=_fingerprint(index.classes, train, val),
-            subsets=subsets,
-            problems=problems.lines(),
-        )
+    def read(self, problems: Problems) -> Annotations:
+        """The annotations that data.yaml leads to. Raises CompressError where it is wrong."""
+        index = read_index(self.root / "data.yaml") if self.names is None else _index(self.root, self.names)
+        train, val = (read_listed(index.images[split], len(index.classes), problems) for split in ("train", "val"))
+        _name_orphans([each.picture.path for each in (*train, *val)], problems)
+        return Annotations(index.classes, train, val)
+
+
+def read_listed(paths: Sequence[Path], classes: int, problems: Problems) -> list[Annotated]:
+    """Each image with the boxes of its label file."""
+    found = []
+    for path in paths:
+        file = labels_of(path)
+        text = file.read_bytes() if file.is_file() else b""
+        found.append(Annotated(Picture(path), *read_labels(file, classes, problems), text))
+    return found
+
+
+def _name_orphans(paths: Sequence[Path], problems: Problems) -> None:
+    """Note files in the label folders that belong to no image, be it one of the splits or not."""
+    for images, labels in sorted({(path.parent, labels_of(path).parent) for path in paths}):
+        known = {file.stem for file in images.glob("*") if file.suffix.lower() in EXTENSIONS}
+        for orphan in sorted(labels.glob("*.txt")):
+            problems.add("label files belong to no image", orphan.name, times=orphan.stem not in known)
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Index:
 
 
 def read_index(file: Path) -> Index:
-    """data.yaml -> Index of `train` and `val`. Raises CompressError naming the key that is missing or wrong."""
+    """data.yaml -> Index of `val`, and of `train` if it names one. Raises CompressError naming a key that is wrong."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar a string
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,7 +100,22 @@ def read_index(file: Path) -> Index:
         raise CompressError(f"{file}: expected the keys train, val and names, found {type(content).__name__}")
     classes = _classes(file, content)
     base = file.parent / content.get("path", ".")
-    return Index(file, classes, {split: _images(file, content, base, split) for split in ("train", "val")})
+    misspelt = "did you mean" in nearest("train", content)
+    train = _images(file, content, base, "train") if "train" in content or misspelt else ()
+    return Index(file, classes, {"train": train, "val": _images(file, content, base, "val")})
+
+
+def _index(root: Path, names: Path) -> Index:
+    """The Index of a folder that has images/val, perhaps images/train, and no data.yaml."""
+    try:
+        classes = tuple(line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompressError(f"{names}: cannot be read as text: {error}") from None
+    if not classes:
+        raise CompressError(f"{names}: names no class; expected one name a line")
+    content = {split: f"images/{split}" for split in ("train", "val")}
+    train = _images(root, content, root, "train") if (root / "images/train").is_dir() else ()
+    return Index(names, classes, {"train": train, "val": _images(root, content, root, "val")})
 
 
 def _classes(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
@@ -125,76 +148,3 @@ def _images(file: Path, content: dict[str, Any], base: Path, split: str) -> tupl
     if not found:
         raise CompressError(f"{file}: {split}: no image ({', '.join(EXTENSIONS)}) in {', '.join(entries)}")
     return tuple(sorted(found))
-
-
-def labels_of(image: Path) -> Path:
-    """Where the labels of an image are: the last folder called `images` is `labels` instead, the suffix .txt."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
-
-
-def find_subsets(names: Sequence[str]) -> tuple[str, ...]:
-    """The prefixes before "_", sorted, where two to eight of them cover every name; else none."""
-    prefixes = {name.partition("_")[0] if "_" in name else "" for name in names}
-    return tuple(sorted(prefixes)) if "" not in prefixes and 2 <= len(prefixes) <= MOST_SUBSETS else ()
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What was read of a split: pixels, name, boxes and labels of each image that survived; a digest of its files."""
-
-    images: Sequence[Tensor]
-    names: tuple[str, ...]
-    boxes: tuple[np.ndarray, ...]
-    labels: tuple[np.ndarray, ...]
-    digest: bytes
-
-    def split(self, subsets: tuple[str, ...], how: Augment) -> DetectionSplit:
-        parts = tuple(name.partition("_")[0] if subsets else None for name in self.names)
-        return DetectionSplit(self.images, self.boxes, self.labels, self.names, parts, how)
-
-
-def _read_split(index: Index, split: str, frame: tuple[int, int], cache: bool, problems: Problems) -> _Read:
-    paths = index.images[split]
-    digest = hashlib.sha256()
-    kept: list[tuple[Path, Tensor | None, np.ndarray, np.ndarray]] = []
-    for path, decoded in zip(paths, decode_all(paths, frame, keep=cache), strict=True):
-        label_file = labels_of(path)
-        size = path.stat().st_size if path.is_file() else -1
-        text = label_file.read_bytes() if label_file.is_file() else b""
-        digest.update(f"{split}/{path.name}\0{size}\0{len(text)}\0".encode() + text)
-        if decoded is None:
-            problems.add("images cannot be read and are left out", path.name)
-            continue
-        image, place = decoded
-        boxes, labels = read_labels(label_file, len(index.classes), problems)
-        kept.append((path, image, place.place(boxes), labels))
-    if not kept:
-        raise CompressError(f"{index.file}: {split}: none of the {len(paths)} images can be read, e.g. {paths[0]}")
-    _name_orphans(paths, problems)
-    read_paths = tuple(path for path, *_ in kept)
-    pixels = [image for _, image, _, _ in kept if image is not None]
-    return _Read(
-        images=pixels if cache else OnDisk(read_paths, frame),
-        names=tuple(path.name for path in read_paths),
-        boxes=tuple(boxes for _, _, boxes, _ in kept),
-        labels=tuple(labels for _, _, _, labels in kept),
-        digest=digest.digest(),
-    )
-
-
-def _name_orphans(paths: Sequence[Path], problems: Problems) -> None:
-    """Note label files in the split's label folders that belong to no image."""
-    expected = {labels_of(path) for path in paths}
-    for folder in sorted({path.parent for path in expected}):
-        for orphan in sorted(set(folder.glob("*.txt")) - expected):
-            problems.add("label files belong to no image", orphan.name)
-
-
-def _fingerprint(classes: tuple[str, ...], *splits: _Read) -> str:
-    """sha256 over the classes and each split's sorted names, file sizes and label texts."""
-    return hashlib.sha256("\0".join(classes).encode() + b"".join(s.digest for s in splits)).hexdigest()

@@ -13,14 +13,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 MOST_POINTS = 120
 """Records drawn along a line; more would only make the file larger."""
 MOST_LINES = 32
 """Channels, or epochs, drawn in one picture, spread evenly over all."""
 INK, GRID, ACCENT = "#3d4451", "#e3e6ea", "#3a6ea5"
-DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.2, 1, 64)))
-"""Viridis without its yellows, which are hard to see on white."""
+DEPTH = LinearSegmentedColormap.from_list("depth", colormaps["viridis_r"](np.linspace(0.35, 1, 64)))
+"""Viridis without its yellows and light greens, which are hard to see on white."""
 STYLE: Any = {  # given to rc_context, so nobody else's figures change
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -105,8 +106,10 @@ def _by_epoch(records: Sequence[Mapping[str, Any]], file: Path) -> Path:
         curve = records[i]["distribution"]
         axes.plot(np.linspace(0, 1, len(curve)), curve, color=DEPTH(colour(records[i]["epoch"])), lw=1)
     axes.xaxis.set_major_formatter("{x:.0%}")
-    bar = figure.colorbar(ScalarMappable(colour, DEPTH), ax=axes, pad=0.02, aspect=30, label="epoch")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    if len(records) > 1:
+        whole = MaxNLocator(integer=True)
+        bar = figure.colorbar(ScalarMappable(colour, DEPTH), ax=axes, pad=0.02, aspect=30, label="epoch", ticks=whole)
+        bar.outline.set_visible(False)  # type: ignore[operator]
     return _write(figure, axes, file)
 
 

@@ -12,12 +12,16 @@ from torch import Tensor
 MAX_LOG_SIZE = 8.0
 """Raw sizes are cut here, both ways: 3,000 times an anchor is no box, and an infinite or empty one has no gradient."""
 
+TINY = 1e-6
+"""Where sigmoids are cut, both ways, before their logits are taken."""
+
 
 class Head(Protocol):
     """What the network says about one of its outputs.
 
     anchors: (width, height) in input pixels, A of them. ignore_thresh: predictions that overlap a truth by more are no
-    negatives. scale_x_y: how far a centre may leave its cell (1: not at all; YOLOv4, 2020).
+    negatives. scale_x_y: how far a centre may leave its cell (1: not at all; YOLOv4, 2020). new_coords: the network has
+    taken the sigmoid of its map already, and says half the root of a size (Scaled-YOLOv4, 2021).
     """
 
     @property
@@ -28,6 +32,8 @@ class Head(Protocol):
     def ignore_thresh(self) -> float: ...
     @property
     def scale_x_y(self) -> float: ...
+    @property
+    def new_coords(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,11 @@ def decode(maps: Sequence[Tensor], heads: Sequence[Head], image_size: tuple[int,
 
     maps: one (B, A * (5 + C), h, w) a head, each anchor's 5 + C channels being x, y, w, h, objectness, classes.
     image_size: (height, width) of the input in pixels; strides are its ratio to the maps', so it need not be square.
-    Always in float32. Source: YOLOv3 (Redmon, Farhadi, 2018, section 2.1); s is scale_x_y.
+    Always in float32. Source: YOLOv3 (Redmon, Farhadi, 2018, section 2.1); s is scale_x_y. Maps with new_coords are
+    turned into what a YOLOv3 would have said first.
     """
     slots = lay_out(tuple((m.shape[-2], m.shape[-1]) for m in maps), heads, image_size, maps[0].device)
-    raw = torch.cat([_flat(m, len(h.anchors)) for m, h in zip(maps, heads, strict=True)], 1).float()  # (B, N, 5 + C)
+    raw = torch.cat([_flat(m, h) for m, h in zip(maps, heads, strict=True)], 1)  # (B, N, 5 + C)
     centre = (raw[..., 0:2].sigmoid() * slots.scale - (slots.scale - 1) / 2 + slots.cell) * slots.stride
     half = slots.anchor * raw[..., 2:4].clamp(-MAX_LOG_SIZE, MAX_LOG_SIZE).exp() / 2
     return Predictions(torch.cat((centre - half, centre + half), -1), raw[..., 4], raw[..., 5:], slots)
@@ -107,6 +114,14 @@ def lay_out(
     return Slots(*(torch.cat(p).to(device) for p in parts))
 
 
-def _flat(raw: Tensor, anchors: int) -> Tensor:
+def _flat(raw: Tensor, head: Head) -> Tensor:
     b, c, h, w = raw.shape
-    return raw.reshape(b, anchors, c // anchors, h * w).transpose(2, 3).reshape(b, anchors * h * w, c // anchors)
+    a = len(head.anchors)
+    flat = raw.reshape(b, a, c // a, h * w).transpose(2, 3).reshape(b, a * h * w, c // a).float()
+    return _as_yolov3(flat) if head.new_coords else flat
+
+
+def _as_yolov3(squashed: Tensor) -> Tensor:
+    """(B, N, 5 + C) sigmoids -> the logits and log sizes that give the same boxes: 4 p^2 = exp(2 log 2p)."""
+    logits, sizes = squashed.logit(TINY), 2 * (2 * squashed[..., 2:4].clamp(min=TINY)).log()
+    return torch.cat((logits[..., :2], sizes, logits[..., 4:]), -1)

@@ -28,7 +28,8 @@ class YOLOv3(Task):
     """Detection with YOLOv3 heads: CIoU, objectness and class losses; mAP after batched non-maximum suppression.
 
     Works on any network whose forward gives one raw map a head and whose `heads` describe them (`anchors`, `classes`,
-    `ignore_thresh`, `scale_x_y`). Targets: a dict an image, {"boxes": (n, 4) xyxy pixels, "labels": (n,)}.
+    `ignore_thresh`, `scale_x_y`, `new_coords`). Targets: a dict an image, {"boxes": (n, 4) xyxy pixels,
+    "labels": (n,)}.
 
     extra_iou: a truth also trains every anchor whose shape overlaps its own by more than this; 1 leaves only the best
         anchor, as published. The network learns from scratch in far fewer steps with more.
@@ -61,7 +62,10 @@ class YOLOv3(Task):
         classes: tuple[str, ...],
         progress: Callable[[int], None] | None = None,
     ) -> Evaluation:
-        """mAP and its like over the batches, by subset where targets name one; six images spread evenly as examples."""
+        """mAP and its like over the batches, by subset where targets name one, AP@0.5 by class where there are several.
+
+        Six images spread evenly are the examples.
+        """
         detections: list[dict[str, Tensor]] = []
         truths: list[dict[str, Any]] = []
         kept: list[tuple[int, Tensor]] = []
@@ -87,7 +91,9 @@ class YOLOv3(Task):
         metrics, by_subset, curves = score_detections(detections, truths, classes, subsets)
         shown = [kept[i * len(kept) // EXAMPLES] for i in range(EXAMPLES)] if len(kept) > EXAMPLES else kept
         examples = tuple(_example(image, detections[i], truths[i]) for i, image in shown)
-        return Evaluation(metrics=metrics, subsets=by_subset, curves=curves, examples=examples)
+        of_one = {name.partition("/")[2]: curve["y"] for name, curve in curves.items() if "/" in name}
+        by_class = {name: {"ap50": sum(precision) / len(precision)} for name, precision in of_one.items()}
+        return Evaluation(metrics=metrics, subsets=by_subset, classes=by_class, curves=curves, examples=examples)
 
     @torch.no_grad()
     def detect(self, model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:

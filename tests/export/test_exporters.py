@@ -1,18 +1,21 @@
-"""What is written as ONNX computes the same in ONNX Runtime, or no file is left."""
+"""What is written computes the same in the format's own runtime, or no file is left."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from compress_plugins.onnx_export import OnnxExporter
+from compress_plugins.torch_export import TorchExporter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress import CompressError
+from compress import CompressError, Exporter, VerificationError
 
 
 class Pyramid(nn.Module):
@@ -41,7 +44,7 @@ class Liar(nn.Module):
 
 
 class Undecided(nn.Module):
-    """Which path it takes depends on the values of its input: ONNX's trace cannot hold it."""
+    """Which path it takes depends on the values of its input: a trace cannot hold it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.sum() > 0 else x - 1
@@ -54,7 +57,26 @@ class OneSize(nn.Module):
         return x.reshape(2, 3, 16).mean(2)
 
 
-def test_the_file_computes_the_same_for_any_batch(tmp_path, capfd) -> None:
+def by_onnxruntime(file: Path, images: Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return session.run(["output0", "output1"], {"images": images.numpy()})
+
+
+def by_torch(file: Path, images: Tensor) -> list[np.ndarray]:
+    high, rest = torch.export.load(file).module()(images)
+    return [high.numpy(), rest["low"].numpy()]
+
+
+Read = Callable[[Path, Tensor], list[np.ndarray]]
+FORMATS: list[tuple[Exporter, str, Read]] = [
+    (OnnxExporter(), "model.onnx", by_onnxruntime),
+    (TorchExporter(), "model.pt2", by_torch),
+]
+each_format = pytest.mark.parametrize(("exporter", "file", "read"), FORMATS, ids=[e.name for e, *_ in FORMATS])
+
+
+@each_format
+def test_the_file_computes_the_same_for_any_batch(exporter: Exporter, file: str, read: Read, tmp_path, capfd) -> None:
     torch.manual_seed(0)
     model = Pyramid()
     with torch.no_grad():
@@ -63,39 +85,42 @@ def test_the_file_computes_the_same_for_any_batch(tmp_path, capfd) -> None:
     model.eval()
     example = torch.rand(1, 3, 16, 24)
     before, seed = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
-    found = OnnxExporter().export(model, example, tmp_path / "new")
-    assert found["files"] == ["model.onnx"] and found["dynamic_batch"] and 0 <= found["max_abs"] < 1e-4
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.onnx"]
+    found = exporter.export(model, example, tmp_path / "new")
+    assert found["files"] == [file] and found["dynamic_batch"] and 0 <= found["max_abs"] < 1e-4
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [file]
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert all(p.requires_grad for p in model.parameters())
     assert torch.equal(torch.random.get_rng_state(), seed)
-    session = onnxruntime.InferenceSession(tmp_path / "new" / "model.onnx", providers=["CPUExecutionProvider"])
     images = torch.rand(5, 3, 16, 24)
-    high, low = session.run(["output0", "output1"], {"images": images.numpy()})
     with torch.no_grad():
         expected = model(images)
+        high, low = read(tmp_path / "new" / file, images)
     np.testing.assert_allclose(high, expected[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(low, expected[1]["low"].numpy(), atol=1e-5)
 
 
-def test_a_network_for_one_batch_size_says_so(tmp_path) -> None:
-    found = OnnxExporter().export(OneSize().eval(), torch.rand(2, 3, 4, 4), tmp_path)
-    assert not found["dynamic_batch"] and found["files"] == ["model.onnx"]
+@each_format
+def test_a_network_for_one_batch_size_says_so(exporter: Exporter, file: str, read: Read, tmp_path) -> None:
+    found = exporter.export(OneSize().eval(), torch.rand(2, 3, 4, 4), tmp_path)
+    assert not found["dynamic_batch"] and found["files"] == [file]
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "error", "said"),
     [
-        (Liar(), r"output 0 computed by ONNX Runtime differs by .* at most 0\.0001 of it; nothing was written"),
-        (Undecided(), "Undecided cannot be written as ONNX"),
-        (nn.BatchNorm2d(3).train(), "train mode; call .eval"),
+        (Liar(), VerificationError, r"output 0 computed by .* differs by .* at most 0\.0001 of it; nothing"),
+        (Undecided(), CompressError, "Undecided cannot be (written as ONNX|exported) "),
+        (nn.BatchNorm2d(3).train(), CompressError, "train mode; call .eval"),
     ],
     ids=["differs", "cannot", "training"],
 )
-def test_refused_networks_leave_no_file(tmp_path, capfd, model: nn.Module, said: str) -> None:
-    with pytest.raises(CompressError, match=said) as caught:
-        OnnxExporter().export(model, torch.rand(2, 3, 8, 8), tmp_path)
+@each_format
+def test_refused_networks_leave_no_file(
+    exporter: Exporter, file: str, read: Read, tmp_path, capfd, model: nn.Module, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        exporter.export(model, torch.rand(2, 3, 8, 8), tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
