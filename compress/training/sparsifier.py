@@ -152,8 +152,8 @@ class Sparsifier:
         chosen = None if self.choose is None else self.choose(after)
         for scale, values in zip(self.scales, after.values(), strict=True):
             if self.mode == "proximal":
-                threshold = self.threshold(self.strength, scale.group) * self.shares.get(scale.name, 1.0)
-                threshold = threshold if chosen is None else chosen
+                threshold = self.threshold(self.strength, scale.group) if chosen is None else chosen
+                threshold = threshold * self.shares.get(scale.name, 1.0)
                 if skipped is not None:
                     threshold = threshold * (1 - skipped)
                 values = values.sign() * (values.abs() - threshold).clamp(min=0)

@@ -99,7 +99,8 @@ def test_auto_makes_up_for_a_loss_that_pulls_the_other_way_and_holds_what_it_rea
     assert int((in_time.abs() < 1e-6).sum()) == 12
     later = trained(start, push=-0.3, strength="auto", share=0.6, by=0.7)
     assert int((later.abs() < 1e-6).sum()) == 12
-    assert later[-1] == pytest.approx(float(in_time[-1]), abs=0.1)  # the others are left in peace from then on
+    freely = in_time[12:] + 12 * LR * 0.3 / (1 - MOMENTUM)  # as far as the loss moves them in the last twelve steps
+    torch.testing.assert_close(later[12:], freely, atol=1e-3, rtol=0)
 
 
 def test_auto_goes_on_after_a_kill_with_nothing_but_the_weights() -> None:

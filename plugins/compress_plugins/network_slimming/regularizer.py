@@ -37,6 +37,7 @@ class SlimmedScales:
         def choose(scales: Mapping[str, Tensor]) -> float:
             threshold, unit = given.threshold(step, steps, scales), sparsifier.threshold(1.0)
             sparsifier.strength = float(threshold / unit) if unit else 0.0  # what it amounts to, for the record
+            sparsifier.shares = given.shares(step, steps, scales)
             return threshold
 
         sparsifier.choose = choose

@@ -53,11 +53,30 @@ class Aim:
     by: float
 
     def threshold(self, step: int, steps: int, scales: Mapping[str, Tensor]) -> float:
-        """By how much every scale, name -> (channels,), must shrink in this step (from 0, of `steps`) to be in time.
+        """By how much scales, name -> (channels,), must shrink in this step (from 0, of `steps`) to be in time.
 
         As far as the wanted share's quantile of |gamma| still has to go, divided by the steps left. What training does
-        against it is made up for in later steps; once there, only what grows again is pushed back.
+        against it is made up for in later steps.
         """
+        return self._to_go(scales) / max(1, self._arrival(steps) - step)
+
+    def shares(self, step: int, steps: int, scales: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Name -> (channels,) how much of the threshold each scale gets; empty where that is all of it.
+
+        On the way there all of them get it, which is L1. Once there, only the wanted share of them, the smallest, is
+        held at zero against what it grows again, and the others are left in peace: iterative hard thresholding
+        (Blumensath, Davies, 2009).
+        """
+        if step < self._arrival(steps):
+            return {}
+        to_go = self._to_go(scales)
+        return {name: (scale.abs() <= to_go).to(scale.dtype) for name, scale in scales.items()}
+
+    def _arrival(self, steps: int) -> int:
+        """The step before which the wanted share shall be at zero."""
+        return math.ceil(self.by * steps)
+
+    def _to_go(self, scales: Mapping[str, Tensor]) -> float:
+        """|gamma| below or at which the wanted share of all scales lies."""
         sizes = torch.cat([scale.abs() for scale in scales.values()])
-        to_go = float(sizes.sort().values[math.ceil(self.share * len(sizes)) - 1])
-        return to_go / max(1, math.ceil(self.by * steps) - step)
+        return float(sizes.sort().values[math.ceil(self.share * len(sizes)) - 1])
