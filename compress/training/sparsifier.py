@@ -60,9 +60,9 @@ class Sparsifier:
         short training is too little for a scale to come from 1 to 0 by merit.
     model: the network, where the graph no longer reaches it by itself.
 
-    Before any step one may set anew `strength`; `shares`, name of a scale -> (channels,), how much of the strength each
-    of its entries gets where that is not all of it; and in mode proximal `choose`, a function that gives the threshold
-    instead: it is called with what the optimizer's step has made of the scales, name -> (channels,).
+    Before any step one may set anew `strength`; `shares`, name of a scale -> (channels,), how much of the pull each of
+    its entries gets where that is not all of it; and in mode proximal `choose`, a function that gives the threshold
+    instead: it is called with what the optimizer's step has made of the scales, name -> (channels,); it may set shares.
 
     A weight decay that the optimizer puts on these scales acts as well, once and before the threshold (an elastic net);
     it is said in the log, because slimming wants none there. Under automatic mixed precision, a step that the gradient

@@ -191,6 +191,24 @@ def trained(optimizer: str, steps: int = 3) -> tuple[nn.Module, torch.optim.Opti
     return model, made
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw"])
+def test_a_fused_step_is_that_of_the_plain_optimizer(optimizer):
+    """On weights in channels-last memory too; 16-mixed takes the plain ones, whose gradients can be clipped there."""
+    ends = []
+    for precision, fused in (("32-true", True), ("16-mixed", False)):
+        torch.manual_seed(0)
+        model = toy.Net(4).to(memory_format=torch.channels_last)
+        made = build_optimizer(model, Settings(optimizer=optimizer, lr=0.01, precision=precision))
+        assert made.defaults["fused"] is fused
+        for _ in range(4):
+            model.eval()(torch.rand(4, 3, 16, 16).to(memory_format=torch.channels_last)).square().mean().backward()
+            made.step()
+            made.zero_grad()
+        ends.append(model.state_dict())
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_checkpoint_brings_everything_back(tmp_path, optimizer):
     model, made = trained(optimizer)
