@@ -44,15 +44,20 @@ REGISTRY = compress.plugins.installed()
 TOY = Path(__file__).parent / "training" / "toy.py"
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {  # options that have no default, or a quicker value
     ("architectures", "darknet"): {"cfg": "yolov3-hand", "width": 0.25},
+    ("architectures", "vgg-cifar"): {"depth": 11, "width": 0.25},
+    ("architectures", "preresnet-cifar"): {"depth": 11, "width": 0.5},
+    ("architectures", "densenet-cifar"): {"depth": 10, "growth": 4},
     ("datasets", "drawn-hands"): {"image_size": 96, "train": 6, "val": 5},
     ("stages", "sparsify"): {"regularizer": "network-slimming"},
     ("stages", "export"): {"formats": ["onnx"]},
 }
+MEMBERS = {"torchvision/": "torchvision/resnet18", "timm/": "timm/resnet10t"}
+"""One of each family of networks that go by name."""
 SIZE = (96, 96)
 
 
 def made(kind: str, name: str) -> Any:
-    return REGISTRY.make(kind, {"uses": name, **OPTIONS.get((kind, name), {})})
+    return REGISTRY.make(kind, {"uses": MEMBERS.get(name, name), **OPTIONS.get((kind, name), {})})
 
 
 def detector() -> nn.Module:
@@ -84,6 +89,8 @@ def test_policies_conform(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REGISTRY.architectures))
 def test_architectures_conform(name: str) -> None:
+    if name == "timm/":
+        pytest.importorskip("timm", reason="timm is optional: pip install timm")
     check_architecture(made("architectures", name), 2, SIZE)
 
 
@@ -111,8 +118,9 @@ def test_stages_have_options_that_survive_a_recipe(name: str) -> None:
 def test_every_kind_with_a_check_is_checked_here() -> None:
     checked = {"criteria", "regularizers", "policies", "architectures", "exporters", "stages", "compensations"}
     assert checked <= {kind for kind, _ in REGISTRY.owners}
-    on_disk = {"coco", "darknet-lists", "voc", "yolo"}  # checked where their files are written, in tests/detection
-    assert set(REGISTRY.tasks) == {"yolov3"} and set(REGISTRY.datasets) == {"drawn-hands", *on_disk}
+    on_disk = {"coco", "darknet-lists", "voc", "yolo", "image-folders", "torchvision/"}  # checked in their own tests
+    assert set(REGISTRY.tasks) == {"yolov3", "classify"}
+    assert set(REGISTRY.datasets) == {"drawn-hands", "digits", *on_disk}
 
 
 def test_the_kit_passes_a_strangers_plugins() -> None:

@@ -303,7 +303,16 @@ def test_an_unknown_recipe_names_the_nearest_shipped_one(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+PROFILED = sorted(name for name, path in shipped().items() if "\nprofiles:\n" in path.read_text(encoding="utf-8"))
+
+
+def test_recipes_without_profiles_are_known_to_be_so() -> None:
+    """What they are held against is in tests/classification."""
+    plain = {"digits", "slimming_vgg19", "slimming_resnet164", "slimming_densenet40"}
+    assert set(shipped()) - set(PROFILED) == plain
+
+
+@pytest.mark.parametrize("name", PROFILED)
 def test_shipped_recipes_are_in_order_in_every_profile(name: str, folder: Path) -> None:
     """Away from the checkout, found by name; only their data may be missing."""
     quick = load(name, profile="quick")
