@@ -85,13 +85,13 @@ def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int
         start = int(torch.randint(NUMBERS, (), generator=generator))
         if leaf == "running_var" or (roles.get(name) == "norm" and leaf == "weight"):
             fresh = _read_round(uniform, start, shape)
+        elif not isinstance(tensor, nn.Parameter) and leaf != "running_mean":
+            continue  # a constant of the code (an image mean, a frequency table, a variance that must not be negative)
         elif tensor.dim() > 1:
             fan_in = max(tensor.numel() // tensor.shape[0], 1)
             fresh = _read_round(normal, start, shape) * (gain / fan_in**0.5)
-        elif isinstance(tensor, nn.Parameter) or leaf == "running_mean":
-            fresh = _read_round(normal, start, shape) * 0.1
         else:
-            continue  # a constant of the code (an image mean, a frequency table)
+            fresh = _read_round(normal, start, shape) * 0.1
         random[name] = fresh.to(tensor.device, tensor.dtype)
     return copy_with(model, random)
 
