@@ -39,8 +39,8 @@ def explain(graph: DependencyGraph) -> str:
             where = ", ".join(sorted({module or "the model" for module in modules})[:3])
             lines.append(f"  {op}: {len(modules)} times, in {where}")
     if graph.unused:
-        modules = dict.fromkeys(name.rpartition(".")[0] or name for name in graph.unused)
-        shown = ", ".join([*modules][:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
+        unused = list(dict.fromkeys(name.rpartition(".")[0] or name for name in graph.unused))
+        shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
         size = sum(prod(graph.shapes[name]) for name in graph.unused)
         lines += [
             "",

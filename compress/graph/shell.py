@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
+from .copies import copy_model
 from .ints import Attribute, TracedInt
 
 
@@ -42,7 +42,7 @@ def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[in
                 memo[id(item)] = replacement = stand_in(item)
                 keep.append(replacement)
     try:
-        shell = copy.deepcopy(model, memo)
+        shell = copy_model(model, memo)
     except Exception as error:
         raise CompressError(f"{type(model).__name__} cannot be deep-copied, which tracing needs: {error}") from error
     return shell.eval(), names, keep

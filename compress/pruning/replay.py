@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph, Step
 from ..graph.inputs import call_model, collect_tensors
-from ..graph.labels import Array
+from ..graph.labels import Array, Layout
 from ..graph.shell import named_tensors
 from ..graph.tape import op_name, plain_math
 from .decisions import Decisions
 from .surgery import Edits, surviving_index
+
+NUMBERS = 131_071
+"""How many random numbers are drawn; a prime, so that no two rows of a weight are alike when they are read round."""
 
 
 def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
@@ -44,7 +48,7 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch
         for item in vars(module).values():
             if isinstance(item, Tensor) and id(item) not in memo:
                 memo[id(item)] = converted(item).clone()
-    return copy.deepcopy(model, memo).eval()
+    return copy_model(model, memo).eval()
 
 
 def mask(model: nn.Module, edits: Edits) -> nn.Module:
@@ -71,22 +75,32 @@ def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int
     running variances too. Everything else: normal with standard deviation 0.1.
     """
     generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(NUMBERS, generator=generator)
+    uniform = torch.rand(NUMBERS, generator=generator) + 0.5
     random = {}
     for name, tensor in named_tensors(model).items():
         if not tensor.is_floating_point():
             continue
         shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
+        start = int(torch.randint(NUMBERS, (), generator=generator))
         if leaf == "running_var" or (roles.get(name) == "norm" and leaf == "weight"):
-            fresh = torch.rand(shape, generator=generator) + 0.5
+            fresh = _read_round(uniform, start, shape)
         elif tensor.dim() > 1:
             fan_in = max(tensor.numel() // tensor.shape[0], 1)
-            fresh = torch.randn(shape, generator=generator) * (gain / fan_in**0.5)
+            fresh = _read_round(normal, start, shape) * (gain / fan_in**0.5)
         elif isinstance(tensor, nn.Parameter) or leaf == "running_mean":
-            fresh = torch.randn(shape, generator=generator) * 0.1
+            fresh = _read_round(normal, start, shape) * 0.1
         else:
             continue  # a constant of the code (an image mean, a frequency table)
         random[name] = fresh.to(tensor.device, tensor.dtype)
     return copy_with(model, random)
+
+
+def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
+    """As many of the (NUMBERS,) as the shape holds, from `start` on and round again."""
+    n = math.prod(shape)
+    rounds = [numbers[start:], *[numbers] * (n // NUMBERS + 1)]
+    return torch.cat(rounds)[:n].reshape(shape)
 
 
 class MaskedRun(TorchDispatchMode):
@@ -205,8 +219,8 @@ def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: Depen
         if step is None or len(step.outs) != len(expected):
             continue
         for k, ((shape, layout), want, have) in enumerate(zip(step.outs, expected, found, strict=True)):
-            if tuple(want.shape) != tuple(shape) or (k > 0 and not layout):
-                continue  # recorded on another batch; or statistics that a norm returns beside its result
+            if not _fits(want, shape, layout) or (k > 0 and not layout):
+                continue  # another way through the network; or statistics that a norm returns beside its result
             for dim in range(want.dim()):
                 index = surviving_index(shape, layout, dim, alive)
                 if index is not None:
@@ -220,6 +234,11 @@ def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: Depen
         after = reference.kept[k][:2] if k < len(reference.kept) else None
         return Blame(reference.steps.get(after, last) if after else last, f"the cut network fails: {failure}")
     return Blame(last, "the outputs differ")
+
+
+def _fits(tensor: Tensor, shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether it can carry the layout of a value of this shape; batches and numbers of boxes may differ."""
+    return tensor.dim() == len(shape) and all(tensor.shape[d] == shape[d] for block in layout for d in block.dims)
 
 
 def difference(want: Tensor, have: Tensor) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
+from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph
 from ..graph.ints import Attribute, Size, evaluate, leaves
 from ..graph.labels import Array, Layout, Need
@@ -193,7 +193,7 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         for item in vars(module).values():
             if isinstance(item, Tensor) and not item.is_leaf:  # a weight that a hook computes anew in each forward
                 memo[id(item)] = item.detach().clone()
-    new = copy.deepcopy(model, memo)
+    new = copy_model(model, memo)
     modules = dict(new.named_modules())
     for path, values in edits.attributes.items():
         for name, value in values.items():
@@ -238,11 +238,9 @@ def bring_into_line(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(weight, Tensor):
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.RNNBase):
-        module.input_size, module.hidden_size = (
-            module.weight_ih_l0.shape[1],
-            module.weight_hh_l0.shape[0] // GATES[module.mode],
-        )
-        module.proj_size = module.weight_hh_l0.shape[1] if module.proj_size else 0
+        rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+        module.hidden_size = rows // GATES[module.mode]
+        module.proj_size = module.get_parameter("weight_hh_l0").shape[1] if module.proj_size else 0
     elif isinstance(module, nn.RNNCellBase):
         module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
     elif isinstance(module, nn.MultiheadAttention):

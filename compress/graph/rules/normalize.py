@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..labels import Array, Labels, Layout
 from ..tape import Call, Value
-from .reduce import freeze_along
+from .reduce import follow_shape, freeze_along
 from .table import rule
 
 
@@ -89,12 +87,10 @@ def layer_norm(call: Call, labels: Labels) -> list[Layout]:
                     labels.equal(mine, its)
                 elif its is not None:
                     labels.pin(its, f"{call.where} normalises values that are not channels of this network")
-    written = _written_shape(call, len(normalized))
     for dim in range(first, len(x.shape)):
         found = labels.along(x, dim)
         if found is not None:
-            if written[dim - first] is not None:
-                labels.need(written[dim - first], found, call.where)
+            follow_shape(call, x, dim, found, labels)
             scales = [
                 (k, dim - first, labels.along(v, dim - first))
                 for k, v in ((2, weight), (3, bias))
@@ -104,21 +100,11 @@ def layer_norm(call: Call, labels: Labels) -> list[Layout]:
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 
 
-def _written_shape(call: Call, n: int) -> tuple[Any, ...]:
-    """For each normalised dimension its size as the Python code wrote it, None where it cannot be told."""
-    if call.python is None or call.python[0] not in ("layer_norm", "rms_norm"):
-        return (None,) * n
-    _, args, kwargs = call.python
-    shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else None)
-    return shape if isinstance(shape, tuple) and len(shape) == n else (None,) * n
-
-
 @rule("_fused_rms_norm")
 def rms_norm(call: Call, labels: Labels) -> list[Layout]:
     """x (..., *normalized) over its root mean square; the scale shares its labels."""
     x, normalized, weight = call.args[:3]
     first = len(x.shape) - len(normalized)
-    written = _written_shape(call, len(normalized))
     for dim in range(len(normalized)):
         found = labels.along(x, first + dim)
         if isinstance(weight, Value):
@@ -129,8 +115,7 @@ def rms_norm(call: Call, labels: Labels) -> list[Layout]:
             elif its is not None:
                 labels.pin(its, f"{call.where} normalises values that are not channels of this network")
         if found is not None:
-            if written[dim] is not None:
-                labels.need(written[dim], found, call.where)
+            follow_shape(call, x, first + dim, found, labels)
             labels.reduces([(0, first + dim, found), (2, dim, _own(weight, labels)), (-1, first + dim, found)])
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 

@@ -18,6 +18,16 @@ def freeze_along(value: Value, dims: Iterable[int], reason: str, labels: Labels)
             labels.pin(found, reason)
 
 
+def follow_shape(call: Call, x: Value, dim: int, found: Array, labels: Labels) -> None:
+    """Layer and RMS norm write the sizes of the dimensions they reduce: each must follow what is `found` there."""
+    name, args, kwargs = call.python or ("", (), {})
+    if name in ("layer_norm", "rms_norm"):
+        shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else None)
+        position = dim - len(x.shape)  # from the end
+        if isinstance(shape, tuple) and len(shape) >= -position:
+            labels.need(shape[position], found, call.where)
+
+
 def without(value: Value, dims: set[int], keepdim: bool, labels: Labels) -> Layout:
     """The layout of a value after these dimensions (non-negative) are reduced; a block that loses an axis is lifted."""
     blocks: list[tuple[tuple[int, ...], Array, tuple[int, ...]]] = []
@@ -87,6 +97,7 @@ def reduce(call: Call, labels: Labels) -> list[Layout]:
         elif call.op == "prod":
             labels.pin(found, f"{call.where} multiplies channels")
         else:
+            follow_shape(call, x, d, found, labels)
             labels.reduces([(0, d, found)])
     layout = without(x, dims, keepdim, labels)
     return [layout for _ in call.outs]

@@ -1,0 +1,68 @@
+"""A model in, a copy of it out: what `copy.deepcopy` gives, without walking every empty dictionary of every module.
+
+A module holds some twenty dictionaries, nearly all empty; deepcopy of DenseNet-121 makes 25,000 calls, this makes 900.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+ATOMS = (type(None), bool, int, float, complex, str, bytes, type)
+"""Types of values that a copy shares."""
+
+CONTAINERS = (dict, OrderedDict, set, list)
+
+
+def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy in which every object whose id is in the memo is replaced by what the memo says.
+
+    Modules that say themselves how they are copied or pickled are left to `copy.deepcopy`.
+    """
+    if not all(_is_plain(type(module)) for module in model.modules()):
+        return copy.deepcopy(model, memo)
+    modules = [module for module in model.modules() if id(module) not in memo]
+    for module in modules:
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in modules:
+        state = {name: _copied(value, memo) for name, value in module.__getstate__().items()}
+        new = memo[id(module)]
+        if type(module).__setstate__ is nn.Module.__setstate__:
+            vars(new).update(state)
+        else:
+            new.__setstate__(state)
+    return memo[id(model)]
+
+
+def _is_plain(kind: type) -> bool:
+    """An object of this class is what is in its `__dict__`, and says nothing else of how it is copied."""
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and all(getattr(kind, name) is getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__new__"))
+        and kind.__getstate__ is nn.Module.__getstate__
+        and not any(getattr(parent, "__slots__", ()) for parent in kind.__mro__)
+    )
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in ATOMS:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in CONTAINERS and not value:
+        memo[id(value)] = new = kind()
+        return new
+    if kind in (dict, OrderedDict) and all(type(key) is str and _is_known(item, memo) for key, item in value.items()):
+        memo[id(value)] = new = kind()
+        new.update((key, _copied(item, memo)) for key, item in value.items())
+        return new
+    return copy.deepcopy(value, memo)
+
+
+def _is_known(value: Any, memo: Mapping[int, Any]) -> bool:
+    return type(value) in ATOMS or id(value) in memo
