@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from ..errors import CompressError
 from . import processes
@@ -82,7 +82,7 @@ def take_step(
         parts.append(torch.stack([loss.detach().float() for loss in losses.values()]))
     mean = torch.stack(parts).mean(0)  # (batches, losses) -> (losses,)
     if fabric.world_size > 1:
-        mean = fabric.all_reduce(mean, reduce_op="mean")
+        mean = cast(Tensor, fabric.all_reduce(mean, reduce_op="mean"))
     values = dict(zip(losses, mean.tolist(), strict=True))  # one wait for the device
     if not all(map(math.isfinite, values.values())):
         raise TrainingError("the loss is not finite: " + ", ".join(f"{name} {v:.4g}" for name, v in values.items()))

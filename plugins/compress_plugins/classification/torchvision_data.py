@@ -92,7 +92,7 @@ class TorchvisionData(ClassDataset):
             digest.update(np.array(own).tobytes())
             names = [f"{title} image {i}" for i in range(len(own))]
             splits.append(ClassSplit(images, own, names, self.flip, self.shift))
-        return Data(self._called.lower(), classes, *splits, image_size=size, fingerprint=digest.hexdigest())
+        return Data(self._called.lower(), classes, splits[0], splits[1], size, digest.hexdigest())
 
 
 @dataclass(frozen=True)
