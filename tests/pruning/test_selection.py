@@ -221,7 +221,8 @@ def test_ignored_and_silent_groups_stay_whole_with_the_reason():
     chosen = plan(graph, Silent(letter="s"), 0.5, ignore=("head.*",), weights=weights)
     assert set(chosen.removed) == {"body.conv"}
     assert chosen.frozen == {"head.conv": "ignore 'head.*'", "stem": "criterion 'silent' says nothing about it"}
-    assert chosen.settings["criterion"] == {"uses": "silent", "letter": "s"}
+    options = {"letter": "s", "aggregate": "sum", "normalize": "none"}
+    assert chosen.settings["criterion"] == {"uses": "silent", **options}
     with pytest.raises(CompressError, match="says nothing about any group"):
         plan(graph, Silent(letter="s"), 0.5, ignore=("head.*", "body.*"), weights=weights)
 
