@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from .options import Plugin, Uses
     from .pruning.apply import Pruned, apply, prune
     from .pruning.artifact import load, save
+    from .pruning.calibration import Calibration
     from .pruning.compensation import Compensation
     from .pruning.criteria import Criterion, Part
+    from .pruning.latency import LatencyTable, measure_layers
     from .pruning.plan import Plan
     from .pruning.policy import GroupPolicy
+    from .pruning.schedule import schedule
     from .pruning.selection import plan
     from .pruning.verify import Verification
     from .stages.exporter import Exporter
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Architecture",
     "Attached",
+    "Calibration",
     "Compensation",
     "CompressError",
     "Context",
@@ -46,6 +50,7 @@ __all__ = [
     "Frozen",
     "Group",
     "GroupPolicy",
+    "LatencyTable",
     "Leak",
     "Link",
     "Member",
@@ -65,10 +70,12 @@ __all__ = [
     "find_leaks",
     "hookimpl",
     "load",
+    "measure_layers",
     "nearest",
     "plan",
     "prune",
     "save",
+    "schedule",
     "trace",
 ]
 
@@ -79,6 +86,7 @@ _HOMES = (  # where the names live, lightest first
     "graph.graph",
     "pruning.plan",
     "pruning.criteria",
+    "pruning.calibration",
     "pruning.policy",
     "stages.exporter",
     "stages.stage",
@@ -90,6 +98,8 @@ _HOMES = (  # where the names live, lightest first
     "training.leaks",
     "training.sparsifier",
     "graph.trace",
+    "pruning.latency",
+    "pruning.schedule",
     "pruning.selection",
     "pruning.verify",
     "pruning.apply",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,13 @@ class Source:
         return f"mend or uninstall it, or switch it off: {DISABLE}={self.name}"
 
 
+@cache
+def _named(cls: type[Plugin], name: str) -> type[Plugin]:
+    """The class under another name."""
+    named: Any = type(cls.__name__, (cls,), {"name": name, "__doc__": cls.__doc__, "__module__": cls.__module__})
+    return named
+
+
 @dataclass(frozen=True)
 class Registry:
     """Everything that plugins registered, by name.
@@ -98,8 +106,14 @@ class Registry:
     files: Mapping[Path, str] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> Any:
-        """The class of that kind (a field of Registry) and name. Raises CompressError naming the nearest one."""
+        """The class of that kind (a field of Registry) and name. Raises CompressError naming the nearest one.
+
+        One that is registered as `family/` stands for every name that begins so: `family/one` is a class of that name.
+        """
         known: Mapping[str, Any] = getattr(self, kind)
+        family, slash, member = name.partition("/")
+        if name not in known and slash and member and f"{family}/" in known:
+            return _named(known[f"{family}/"], name)
         if name not in known:
             singular = next(k.singular for k in KINDS if k.field == kind)
             hint = nearest(name, known) or "; no plugin registers any"

@@ -21,7 +21,7 @@ GROUND = {"", "errors", "files", "options", "checking", "docstrings", "registry"
 """Modules directly in `compress` that every room may use; "" is the package itself."""
 ROOMS: dict[str, set[str]] = {  # room -> the rooms that it may use at run time, beside the ground
     "graph": set(),
-    "pruning": {"graph"},
+    "pruning": {"graph", "measure"},
     "training": {"graph", "pruning"},
     "measure": set(),
     "report": {"measure"},

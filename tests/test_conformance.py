@@ -13,10 +13,23 @@ import torch
 from torch import Tensor, nn
 
 import compress.plugins
-from compress import Architecture, Criterion, Data, Dataset, Evaluation, Exporter, GroupPolicy, Part, Regularizer, Task
+from compress import (
+    Architecture,
+    Compensation,
+    Criterion,
+    Data,
+    Dataset,
+    Evaluation,
+    Exporter,
+    GroupPolicy,
+    Part,
+    Regularizer,
+    Task,
+)
 from compress.testing import (
     Unfit,
     check_architecture,
+    check_compensation,
     check_criterion,
     check_dataset,
     check_exporter,
@@ -31,15 +44,20 @@ REGISTRY = compress.plugins.installed()
 TOY = Path(__file__).parent / "training" / "toy.py"
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {  # options that have no default, or a quicker value
     ("architectures", "darknet"): {"cfg": "yolov3-hand", "width": 0.25},
+    ("architectures", "vgg-cifar"): {"depth": 11, "width": 0.25},
+    ("architectures", "preresnet-cifar"): {"depth": 11, "width": 0.5},
+    ("architectures", "densenet-cifar"): {"depth": 10, "growth": 4},
     ("datasets", "drawn-hands"): {"image_size": 96, "train": 6, "val": 5},
     ("stages", "sparsify"): {"regularizer": "network-slimming"},
     ("stages", "export"): {"formats": ["onnx"]},
 }
+MEMBERS = {"torchvision/": "torchvision/resnet18", "timm/": "timm/resnet10t"}
+"""One of each family of networks that go by name."""
 SIZE = (96, 96)
 
 
 def made(kind: str, name: str) -> Any:
-    return REGISTRY.make(kind, {"uses": name, **OPTIONS.get((kind, name), {})})
+    return REGISTRY.make(kind, {"uses": MEMBERS.get(name, name), **OPTIONS.get((kind, name), {})})
 
 
 def detector() -> nn.Module:
@@ -71,6 +89,8 @@ def test_policies_conform(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REGISTRY.architectures))
 def test_architectures_conform(name: str) -> None:
+    if name == "timm/":
+        pytest.importorskip("timm", reason="timm is optional: pip install timm")
     check_architecture(made("architectures", name), 2, SIZE)
 
 
@@ -85,16 +105,22 @@ def test_exporters_conform(name: str, tmp_path: Path) -> None:
     check_exporter(made("exporters", name), *fitting, tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "name"), [key for key in REGISTRY.owners if key[0] in ("stages", "compensations")])
-def test_stages_and_compensations_have_options_that_survive_a_recipe(kind: str, name: str) -> None:
-    check_plugin(made(kind, name))
+@pytest.mark.parametrize("name", sorted(REGISTRY.compensations))
+def test_compensations_conform(name: str) -> None:
+    check_compensation(made("compensations", name))
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY.stages))
+def test_stages_have_options_that_survive_a_recipe(name: str) -> None:
+    check_plugin(made("stages", name))
 
 
 def test_every_kind_with_a_check_is_checked_here() -> None:
     checked = {"criteria", "regularizers", "policies", "architectures", "exporters", "stages", "compensations"}
     assert checked <= {kind for kind, _ in REGISTRY.owners}
-    on_disk = {"coco", "darknet-lists", "voc", "yolo"}  # checked where their files are written, in tests/detection
-    assert set(REGISTRY.tasks) == {"yolov3"} and set(REGISTRY.datasets) == {"drawn-hands", *on_disk}
+    on_disk = {"coco", "darknet-lists", "voc", "yolo", "image-folders", "torchvision/"}  # checked in their own tests
+    assert set(REGISTRY.tasks) == {"yolov3", "classify"}
+    assert set(REGISTRY.datasets) == {"drawn-hands", "digits", *on_disk}
 
 
 def test_the_kit_passes_a_strangers_plugins() -> None:
@@ -267,6 +293,20 @@ class Learns(Task):
         return Evaluation({} if self.how == "headless" else {"map50": value})
 
 
+class Mends(Compensation):
+    """Doubles what is left, broken in the way that `how` says."""
+
+    name = "mends"
+    how: str = ""
+
+    def compensate(self, original: nn.Module, cut: nn.Module, graph: Any, plan: Any, edits: Any, **_: Any) -> nn.Module:
+        factor = {"fickle": float(np.random.rand()), "idle": 1.0, "infinite": float("inf")}.get(self.how, 2.0)
+        with torch.no_grad():
+            for parameter in (original if self.how == "spoils" else cut).parameters():
+                parameter.mul_(factor)
+        return small_network()[0] if self.how == "grows" else cut
+
+
 class Writes(Exporter):
     """Writes one file. how: in which way it is broken."""
 
@@ -305,6 +345,16 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: check_criterion(Fickle()), "chooses other units when asked a second time"),
     (lambda: check_policy(Policy(), *small_network()), "are no groups of the graph"),
     (lambda: check_policy(Unreasoned(), *small_network()), "gives no reason for"),
+    *(
+        (lambda how=how: check_compensation(Mends(how=how)), said)
+        for how, said in [
+            ("spoils", "changed the original network"),
+            ("grows", "changed the shapes of"),
+            ("infinite", "not finite"),
+            ("fickle", "other values for"),
+            ("idle", "does nothing"),
+        ]
+    ),
     (lambda: check_regularizer(Shrinks(how="blind")), "watches nothing"),
     (lambda: check_regularizer(Shrinks(how="strange")), "are no parameters of the model"),
     (lambda: check_regularizer(Shrinks(how="grows")), "steps later, to"),
@@ -355,6 +405,7 @@ def test_the_kit_says_what_an_exporter_broke(how: str, message: str, tmp_path: P
 
 def test_the_kit_passes_the_same_plugins_unbroken(tmp_path: Path) -> None:
     check_criterion(Small())
+    check_compensation(Mends())
     check_regularizer(Shrinks())
     check_task(Learns(), small_network()[0], check_dataset(Pictures()))
     check_architecture(Builds(), 5, (8, 8))

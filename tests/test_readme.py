@@ -84,9 +84,9 @@ model: resnet
 data: {{uses: stripes, images: 16}}
 policy: {{uses: wide-only, least: 100}}
 stages:
-  - {{id: sparse, uses: sparsify, regularizer: group-lasso, epochs: 1, batch_size: 8}}
+  - {{id: sparse, uses: sparsify, regularizer: filter-lasso, epochs: 1, batch_size: 8}}
   - {{id: smallest, uses: prune, criterion: my-l1, ratio: 0.3}}
-  - {{id: pruned, uses: prune, criterion: taylor, ratio: 0.3, calibration: 1}}
+  - {{id: pruned, uses: prune, criterion: my-taylor, ratio: 0.3, calibration: 1}}
   - {{id: sums, uses: checksums}}
   - {{id: written, uses: export, formats: [pt2]}}
   - {{id: evaluate, uses: evaluate, seconds: 0.1}}

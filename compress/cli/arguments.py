@@ -65,7 +65,12 @@ def read_recipe(name: str, settings: list[str] | None, profile: str | None) -> R
 def say(lines: tuple[str, ...]) -> None:
     """Lines beside the result, on stderr."""
     for line in lines:
-        print(line, file=sys.stderr)
+        say_line(line)
+
+
+def say_line(line: str) -> None:
+    """One line beside the result, now."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def columns(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import CompressError
-from .arguments import AsJson, Network, StageOf, columns
+from .arguments import AsJson, Network, StageOf, columns, say_line
 
 if TYPE_CHECKING:
     from ..stages.bench import Timed
@@ -49,17 +48,17 @@ def bench(
     named = open_named(network, stage)
     networks = {benches.DENSE: benches.find_dense(network, named), benches.PRUNED: named.model}
     if onnx and place != "cpu":
-        _say("ONNX Runtime is measured on the CPU only; left out here (--device cpu has it)")
+        say_line("ONNX Runtime is measured on the CPU only; left out here (--device cpu has it)")
     found = benches.bench(
         networks,
         named,
         threads or [torch.get_num_threads()],
         batch or [1],
         seconds,
-        benches.find_pictures(named.origin, max(batch or [1]), _say) if nms else [],
+        benches.find_pictures(named.origin, max(batch or [1]), say_line) if nms else [],
         onnx and place == "cpu",
         place,
-        _say,
+        say_line,
     )
     print(json.dumps([each.as_plain() for each in found], indent=2) if as_json else table(found))
 
@@ -85,7 +84,3 @@ def table(found: list[Timed]) -> str:
         )
     device = found[0].latency.device if found else ""
     return columns(rows, right=(0, 1, 5, 6, 7, 8)) + f"\n{device}; all that shares threads and batch in turns"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -31,13 +31,12 @@ def detect(
 ) -> None:
     """Find things in pictures and videos: draws the boxes and writes them all to detections.json.
 
-    Boxes are in pixels of the picture, x0 y0 x1 y1. Videos need the extra torch-compress[video] (PyAV).
+    Boxes are in pixels of the picture, x0 y0 x1 y1. Videos need PyAV, the extra `video`.
     """
     from ..files import write_json
     from ..stages import detect as detects
     from ..stages.named import open_named
     from ..stages.run import find_device
-    from ..training.progress import Progress
 
     if not 0 <= confidence <= 1:
         raise CompressError(f"compress detect: --confidence {confidence}: expected a score from 0 to 1")
@@ -47,7 +46,7 @@ def detect(
     place = find_device(device)
     named = open_named(network, stage, weights, names)
     detector = detects.Detector(named, named.model.to(place), confidence, place)
-    found = detects.detect(detector, files, out, batch, Progress())
+    found = detects.detect(detector, files, out, batch)
     write_json(out / NAME, found)
     if as_json:
         print(json.dumps(found, indent=2))

@@ -64,6 +64,8 @@ def evaluate(
         if profile is not None or data is None:
             problem = "say what to measure it on: --data DIR" if data is None else "--profile is for a recipe"
             raise CompressError(f"compress eval {what}: {problem}")
+        if weights is None:
+            say(("no --weights: the network is measured as it is before any training",))
         row = measure_given(recipe_of(Path(what), weights, data, _pixels(size), settings or ()))
     else:
         recipe = read_recipe(what, settings, profile)

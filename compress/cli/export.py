@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CompressError
-from .arguments import AsJson, Names, Network, StageOf, Weights
+from .arguments import AsJson, Names, Network, StageOf, Weights, say_line
 
 
 def export(
@@ -32,7 +32,6 @@ def export(
     """
     from ..stages.export import write_formats
     from ..stages.named import open_named
-    from ..training.progress import Progress
 
     named = open_named(network, stage, weights, names)
     exporters = [named.origin.registry.make("exporters", each) for each in dict.fromkeys(formats)]
@@ -40,6 +39,6 @@ def export(
         place = out / exporter.name
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             raise CompressError(f"{place}: is there already; remove it, or name another folder with --out")
-    written = write_formats(named.model, named.origin.example(), exporters, out, Progress().say)
+    written = write_formats(named.model, named.origin.example(), exporters, out, say_line)
     if as_json:
         print(json.dumps({name: {**facts, "folder": str(out / name)} for name, facts in written.items()}, indent=2))

@@ -14,7 +14,9 @@ from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.labels import Array
 from ..graph.shell import named_tensors
 from ..graph.trace import trace
+from .calibration import Calibration
 from .compensation import Compensation, make_compensation
+from .criteria import find_criterion
 from .plan import Plan
 from .replay import Blame
 from .selection import plan as make_plan
@@ -66,16 +68,21 @@ def apply(
     plan: Plan,
     verify: bool = True,
     compensate: str | Compensation | None = None,
+    calibration: Calibration | Iterable[Any] | None = None,
 ) -> Pruned:
     """Cut a copy of the model as planned and prove that it computes what the masked original does.
 
     Where code or verification stands in the way, the groups to blame are frozen, named in `.frozen`, and the cut is
     made again without them. compensate: "fold" gives back the constants that removed channels added; it
-    comes after verification, which is about the cut. Raises VerificationError where no freezing helps; the given
-    model is never changed.
+    comes after verification, which is about the cut. calibration: batches, where the compensation looks at data.
+    Raises VerificationError where no freezing helps; the given model is never changed.
     """
     check_shapes(model, graph)
     before = graph.cost()
+    given = None if compensate is None else make_compensation(compensate)
+    data = _data(given, calibration)
+    if given is not None:
+        plan = given.reserve(model, graph, plan)
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in plan.frozen.items()})
     result, verification = None, None
     for _ in range(len(plan.removed) + 1):
@@ -96,12 +103,21 @@ def apply(
         )
     assert result is not None
     new = cut(model, result)
-    if compensate is not None:
-        new = make_compensation(compensate).compensate(model, new, graph, plan, result)
+    if given is not None:
+        new = given.compensate(model, new, graph, plan, result, **data)
     frozen = {group.name: group.frozen for group in graph.groups if group.frozen is not None}
     after = replace(graph.cost(plan), params=sum(p.numel() for p in new.parameters()))
     names = tuple(name for name, _ in model.named_parameters())
     return Pruned(new, plan, result, frozen, before, after, verification, graph.example_inputs, names)
+
+
+def _data(compensation: Compensation | None, calibration: Calibration | Iterable[Any] | None) -> dict[str, Calibration]:
+    """The batches for a compensation that looks at data. Raises CompressError where they are missing."""
+    if compensation is None or not compensation.needs_batches:
+        return {}
+    if calibration is None:
+        raise CompressError(f"compensation '{compensation.name}' looks at data; pass calibration=batches")
+    return {"calibration": calibration if isinstance(calibration, Calibration) else Calibration(calibration)}
 
 
 def check_shapes(model: nn.Module, graph: DependencyGraph) -> None:
@@ -153,14 +169,23 @@ def prune(
     example_inputs: Any,
     criterion: Any = "l2",
     ratio: float | None = None,
-    scope: Literal["local", "global"] = "local",
+    scope: Literal["local", "global", "isomorphic"] = "local",
     heads: Literal["whole", "inside"] = "whole",
     groups: Literal["whole", "inside"] = "whole",
     verify: bool = True,
     compensate: str | Compensation | None = None,
+    calibration: Calibration | Iterable[Any] | None = None,
     **options: Any,
 ) -> Pruned:
-    """trace, plan and apply in one call. `options` are `plan`'s; see there. Returns a verified, smaller network."""
+    """trace, plan and apply in one call. `options` are `plan`'s; see there. Returns a verified, smaller network.
+
+    calibration: batches for whichever of criterion and compensation looks at data; a list where both do.
+    """
     graph = trace(model, example_inputs, heads=heads, groups=groups)
-    plan = make_plan(graph, criterion=criterion, ratio=ratio, scope=scope, **options)
-    return apply(model, graph, plan, verify=verify, compensate=compensate)
+    given = None if compensate is None else make_compensation(compensate)
+    chosen = find_criterion(criterion)
+    data = calibration
+    if not (chosen.needs_gradients or chosen.needs_batches) and given is not None and given.needs_batches:
+        data = None  # the batches are for the compensation alone
+    plan = make_plan(graph, criterion=chosen, ratio=ratio, scope=scope, calibration=data, **options)
+    return apply(model, graph, plan, verify=verify, compensate=given, calibration=calibration)

@@ -58,14 +58,17 @@ class Removal:
         return np.minimum(-(-wanted // self.round_to) * self.round_to, size)
 
 
-def order_by_score(atoms: Atoms) -> np.ndarray:
-    """(n_atoms,) int64 rank: smallest score first; equal scores by their rank within their groups, then by number."""
-    return _rank(np.lexsort((np.arange(len(atoms)), _share(atoms), atoms.score)))
+def order(atoms: Atoms, pool: np.ndarray) -> np.ndarray:
+    """(n_atoms,) int64 rank, 0 goes first: every pool shrinks in step, its smallest scores first.
 
-
-def order_by_share(atoms: Atoms) -> np.ndarray:
-    """(n_atoms,) int64 rank: every group shrinks in step; what is in the smallest share of its group goes first."""
-    return _rank(np.lexsort((np.arange(len(atoms)), atoms.score, _share(atoms))))
+    pool: (n_groups,) int64, the pool whose units are ranked together that a group is in. One pool for all groups is
+    the order of scores; a pool for each group shrinks every group in step. Equal scores go by their rank within their
+    groups, then by number.
+    """
+    own = np.arange(len(atoms.sizes))
+    alone = _share(atoms, own, np.zeros(len(atoms)))
+    share = _share(atoms, pool, alone)
+    return _rank(np.lexsort((np.arange(len(atoms)), alone, atoms.score, share)))
 
 
 def fewest(meets: Callable[[int], bool], most: int) -> int | None:
@@ -81,14 +84,19 @@ def fewest(meets: Callable[[int], bool], most: int) -> int | None:
     return high
 
 
-def _share(atoms: Atoms) -> np.ndarray:
-    """(n_atoms,) float64 in (0, 1): how much of its group has gone when half of the atom has; mean over its groups."""
-    order = np.lexsort((atoms.atom, atoms.score[atoms.atom], atoms.group))
-    atom, group, count = atoms.atom[order], atoms.group[order], atoms.count[order]
+def _share(atoms: Atoms, pool: np.ndarray, among_equals: np.ndarray) -> np.ndarray:
+    """(n_atoms,) float64 in (0, 1): how much of its pool has gone when half of the atom has; mean over its groups.
+
+    among_equals: (n_atoms,), the order of atoms of one score in one pool.
+    """
+    pools = pool[atoms.group]  # of each entry
+    atom = atoms.atom
+    order = np.lexsort((atom, among_equals[atom], atoms.score[atom], pools))
+    atom, of, count = atom[order], pools[order], atoms.count[order]
     before = np.cumsum(count) - count
-    start = np.searchsorted(group, np.arange(len(atoms.sizes)))
-    before = before - np.concatenate([before, [0]])[start][group]  # units of the same group that go before this atom
-    share = (before + count / 2) / atoms.sizes[group]
+    start = np.searchsorted(of, np.arange(pool.max(initial=0) + 1))
+    before = before - np.concatenate([before, [0]])[start][of]  # units of the same pool that go before this atom
+    share = (before + count / 2) / np.bincount(pool, weights=atoms.sizes)[of]
     return np.bincount(atom, weights=share, minlength=len(atoms)) / np.bincount(atom, minlength=len(atoms))
 
 

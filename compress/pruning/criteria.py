@@ -1,10 +1,10 @@
-"""A criterion says how much each unit of a group matters; the core adds up what the places say."""
+"""A criterion says how much each unit of a group matters; the core puts together what the places say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +13,10 @@ from ..options import Plugin
 
 if TYPE_CHECKING:
     from ..graph.graph import Group
+    from .calibration import Calibration
+
+Aggregation = Literal["sum", "mean", "max", "first"]
+Normalization = Literal["none", "sum", "mean", "max", "size", "standardize", "gaussian", "lamp"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Part:
     state-dict name. module: the module that owns it, None where the model is gone and only its weights were given.
     grad: the loss's mean gradient in the tensor's shape, where the criterion needs gradients and this parameter got
     one. role: `out` (a layer's output channels), `in` (its input channels), `norm` (a norm's scale or shift), `bias`,
-    `other`.
+    `other`. observed: what the criterion's `observe` found for this parameter, as it was returned; None where nothing.
     """
 
     tensor: Tensor
@@ -33,13 +37,21 @@ class Part:
     module: nn.Module | None
     role: str
     grad: Tensor | None = field(default=None)
+    observed: Any = field(default=None)
 
 
 class Criterion(Plugin):
     """Scores units: the lower, the earlier a unit goes.
 
     Implement `score` (one place at a time) or override `score_group` (the whole group at once). A group about which
-    the criterion says nothing stays whole.
+    the criterion says nothing stays whole. Every criterion has two options, which a subclass may give other defaults:
+
+    aggregate: how a unit's scores in several places become one: their `sum`, `mean` or `max`, or the `first`, that of
+    the layer that makes the unit. (A whole group's scores are left as they are.)
+    normalize: what makes the units of different groups comparable, for scope `global`. Each group's scores s become:
+    `none` s; `sum` s / sum(s); `mean` s / mean(s); `max` s / max(s); `size` s / weights that a unit has;
+    `standardize` (s - min) / (max - min); `gaussian` (s - mean) / standard deviation; `lamp` s / sum of all that are
+    no smaller. DepGraph (Fang et al., CVPR 2023, section 3.3) calls these reduction and normaliser.
     """
 
     needs_gradients: ClassVar[bool] = False
@@ -47,6 +59,22 @@ class Criterion(Plugin):
 
     needs_weights: ClassVar[bool] = True
     """False where of `Part.tensor` only its shape is used: it then comes on the meta device, and nothing is loaded."""
+
+    needs_batches: ClassVar[bool] = False
+    """True where `observe` is implemented: then `plan` must be given `calibration` batches."""
+
+    by_sample: ClassVar[bool] = False
+    """True where each calibration batch should be one sample; a recipe then makes them so."""
+
+    aggregate: Aggregation = "sum"
+    normalize: Normalization = "none"
+
+    def observe(self, model: nn.Module, calibration: Calibration) -> Mapping[str, Any]:
+        """Run the model on the batches: parameter name -> what `score` is given as `Part.observed`.
+
+        model: a copy in eval mode, whose parameters require gradients; nothing done to it outlasts the call.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs batches and must implement observe(model, calibration)")
 
     def score(self, part: Part) -> Tensor | None:
         """Scores of the n = part.tensor.shape[part.dim] indices of one place, shape (n,), or None to say nothing."""
@@ -57,19 +85,21 @@ class Criterion(Plugin):
         return None
 
 
-def find_criterion(criterion: str | Criterion) -> Criterion:
-    """The criterion object: the one given, or the registered one of that name with its default options.
+def find_criterion(criterion: str | Mapping[str, Any] | Criterion) -> Criterion:
+    """The criterion object: the one given, or the registered one of that name, or of {"uses": name, option: value}.
 
-    Raises CompressError where no criterion of that name is registered, or it needs options.
+    Raises CompressError where no criterion of that name is registered, it needs options, or those given do not fit.
     """
     if isinstance(criterion, Criterion):
         return criterion
     if isinstance(criterion, type) and issubclass(criterion, Criterion):
         raise CompressError(f"criterion: expected an object, found a class; write {criterion.__name__}()")
-    if not isinstance(criterion, str):
-        raise CompressError(f"criterion: expected a registered name or a Criterion, found {type(criterion).__name__}")
     from ..plugins import installed
 
+    if isinstance(criterion, Mapping):
+        return installed().make("criteria", criterion)
+    if not isinstance(criterion, str):
+        raise CompressError(f"criterion: expected a registered name or a Criterion, found {type(criterion).__name__}")
     registered = installed().criteria
     if criterion not in registered:
         raise CompressError(f"criterion '{criterion}' is not registered{nearest(criterion, registered)}")

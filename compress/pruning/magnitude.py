@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..hookspecs import hookimpl
-from .criteria import Criterion, Part
+from .criteria import Criterion, Normalization, Part
 
 if TYPE_CHECKING:
     from ..graph.graph import Group
@@ -44,6 +44,36 @@ class L2(Criterion):
         return _norm(part, 2).square()
 
 
+class LAMP(L2):
+    """Squared norms as a share of what would stay if everything smaller went: comparable across layers.
+
+    s_u / sum of s_v over the units v of the group with s_v >= s_u, s the score of `l2`. Lee et al., Layer-Adaptive
+    Sparsity for the Magnitude-based Pruning, ICLR 2021, equation 3, with units in place of weights. Made for scope
+    `global`; within a group the order is that of `l2`. Any criterion can be weighed so: `normalize: lamp`.
+    """
+
+    name = "lamp"
+    normalize: Normalization = "lamp"
+
+
+class FPGM(Criterion):
+    """Filters near the geometric median of their layer go first: the others can stand in for them.
+
+    The sum of the Euclidean distances of a filter to all filters of the layer. He et al., Filter Pruning via Geometric
+    Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019, equation 7. The same is asked of the columns
+    that read the units, whatever norms and biases say.
+    """
+
+    name = "fpgm"
+
+    def score(self, part: Part) -> Tensor | None:
+        """Sum of distances of each row of the place to all its rows, (n,); None for norms and biases."""
+        if part.role not in ("out", "in"):
+            return None
+        rows = part.tensor.detach().movedim(part.dim, 0).flatten(1).double()  # -> (n, everything else)
+        return torch.cat([torch.cdist(some, rows).sum(1) for some in rows.split(1024)])
+
+
 class Random(Criterion):
     """Every unit is as likely to go as every other: the control that a real criterion has to beat.
 
@@ -71,4 +101,4 @@ def _norm(part: Part, order: int) -> Tensor:
 @hookimpl
 def compress_register_criteria() -> Sequence[type[Criterion]]:
     """The criteria of the core, registered like anyone's."""
-    return [L1, L2, Random]
+    return [L1, L2, LAMP, FPGM, Random]

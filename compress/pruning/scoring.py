@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
+from .aggregate import aggregate, normalize
+from .calibration import Calibration, gradients
 from .criteria import Criterion, Part
 
 if TYPE_CHECKING:
@@ -24,29 +28,36 @@ def score(
     criterion: Criterion,
     weights: Mapping[str, Tensor],
     model: nn.Module | None = None,
-    gradients: Mapping[str, Tensor] | None = None,
+    found: Found | None = None,
     skip: Collection[str] = (),
 ) -> np.ndarray:
     """How much each unit matters, (graph.n_units,) float64; NaN where the criterion says nothing.
 
-    Each place (parameter, dimension) is scored once, whatever groups share it; what the places say is added up for
-    each unit, and a unit that occurs several times in a place adds up as often.
+    Each place (parameter, dimension) is scored once, whatever groups share it; a unit that occurs several times in a
+    place adds up as often; the places' scores are put together and groups made comparable as the criterion's
+    `aggregate` and `normalize` say.
 
     weights: parameter name -> tensor, one at a time where the criterion scores places. model: whose modules own the
-    parameters. gradients: parameter name -> gradient. skip: names of groups to leave out.
+    parameters. found: what calibration told. skip: names of groups to leave out.
 
     Raises CompressError, naming the parameter or group, where a tensor is missing, has another shape or no values, or
     where a score has the wrong shape or is not finite.
     """
     modules = dict(model.named_modules()) if model is not None else {}
     total = np.full(graph.n_units, np.nan)
+    found = found or Found()
     load = partial(_load, graph, weights) if criterion.needs_weights else partial(_outline, graph)
 
     def part(name: str, tensor: Tensor, dim: int, role: str) -> Part:
-        grad = (gradients or {}).get(name)
+        grad = found.gradients.get(name)
         if tensor.ndim == 1:
             tensor, grad = tensor[:, None], None if grad is None else grad[:, None]  # (n,) -> (n, 1)
-        return Part(tensor, dim, name, modules.get(name.rpartition(".")[0]), role, grad)
+        owner = modules.get(name.rpartition(".")[0])
+        return Part(tensor, dim, name, owner, role, grad, found.observed.get(name))
+
+    def settle(group: Group, scores: np.ndarray) -> None:
+        start = graph.start(group.name)
+        total[start : start + group.size] = normalize(scores, criterion.normalize, _weights(graph, group))
 
     with torch.no_grad():
         left = []
@@ -62,13 +73,13 @@ def score(
             if scores is None:
                 left.append(group)
             else:
-                start, where = graph.start(group.name), f"group '{group.name}'"
-                values = _values(scores, group.size, criterion, where)
-                total[start : start + group.size] = _finite(values, criterion, where)
+                where = f"group '{group.name}'"
+                settle(group, _finite(_values(scores, group.size, criterion, where), criterion, where))
 
         if not left or (whole and type(criterion).score is Criterion.score):
             return total
-        for name, uses in _places(graph, left).items():
+        said: dict[str, list[tuple[bool, np.ndarray]]] = defaultdict(list)
+        for name, uses in _places(left).items():
             tensor = load(name)
             for (dim, role), occurrences in uses.items():
                 scores = criterion.score(part(name, tensor, dim, role))
@@ -76,53 +87,69 @@ def score(
                     continue
                 where = f"'{name}' dimension {dim}"
                 values = _values(scores, tensor.shape[dim], criterion, where)
-                for start, member in occurrences:
-                    said = total[start + member.unit]
-                    total[start + member.unit] = np.where(np.isnan(said), 0.0, said)
-                    np.add.at(total, start + member.unit, _finite(values[member.index], criterion, where))
+                for group, member in occurrences:
+                    here = _finite(values[member.index], criterion, where)
+                    here = np.bincount(member.unit, weights=here, minlength=group.size)  # -> (group.size,)
+                    said[group.name].append((role != "out", here))
+        for group in left:
+            if said[group.name]:
+                makers_first = sorted(said[group.name], key=lambda place: place[0])
+                settle(group, aggregate([scores for _, scores in makers_first], criterion.aggregate))
     return total
 
 
-def gradients(
-    model: nn.Module, calibration: Iterable[Any] | None, loss: Callable[[nn.Module, Any], Tensor] | None
-) -> dict[str, Tensor]:
-    """The loss's gradient for each floating-point parameter, mean over the batches, at the weights of the model.
+@dataclass(frozen=True)
+class Found:
+    """What calibration told: parameter name -> mean gradient, and -> whatever the criterion observed."""
 
-    calibration: batches; loss: (model, batch) -> scalar. A copy of the model runs, in eval mode: the model keeps its
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    observed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def look(criterion: Criterion, model: nn.Module | None, calibration: Calibration | None) -> Found:
+    """What a criterion wants to know from data. A copy of the model runs, in eval mode: the given one keeps its
     weights, running statistics and `.grad` fields.
 
-    Raises CompressError where one of the two is missing, there is no batch or the loss is not one finite number.
+    Raises CompressError where data, a loss or the model is missing or given in vain.
     """
-    if calibration is None or loss is None:
-        raise CompressError("this criterion needs gradients; pass calibration=batches and loss=function(model, batch)")
+    wants = "gradients" if criterion.needs_gradients else "batches" if criterion.needs_batches else ""
+    if not wants:
+        if calibration is not None:
+            raise CompressError(f"criterion '{criterion.name}' needs no data; leave out calibration= and loss=")
+        return Found()
+    if model is None:
+        raise CompressError(f"criterion '{criterion.name}' needs {wants} and the traced model is gone; pass model=")
+    if calibration is None or (criterion.needs_gradients and calibration.loss is None):
+        both = "calibration=batches and loss=function(model, batch)"
+        cure = both if criterion.needs_gradients else "calibration=batches"
+        raise CompressError(f"criterion '{criterion.name}' needs {wants}; pass {cure}")
     copy = deepcopy(model).eval()
-    parameters = {n: p.requires_grad_() for n, p in copy.named_parameters() if p.is_floating_point()}
-    sums: dict[str, Tensor] = {}
-    batches = 0
-    for batches, batch in enumerate(calibration, start=1):
-        with torch.enable_grad():
-            value = loss(copy, batch)
-            if value.numel() != 1 or not torch.isfinite(value).all():
-                raise CompressError(f"loss of calibration batch {batches}: expected one finite number, found {value}")
-            found = torch.autograd.grad(value.sum(), list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, found, strict=True):
-            if gradient is not None:
-                sums[name] = sums[name] + gradient if name in sums else gradient
-    if not batches:
-        raise CompressError("calibration holds no batches")
-    return {name: total / batches for name, total in sums.items()}
+    for parameter in copy.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return Found(
+        gradients(copy, calibration) if criterion.needs_gradients else {},
+        criterion.observe(copy, calibration) if criterion.needs_batches else {},
+    )
 
 
-def _places(
-    graph: DependencyGraph, groups: Iterable[Group]
-) -> dict[str, dict[tuple[int, str], list[tuple[int, Member]]]]:
-    """Parameter name -> (dimension, role) -> where units occur: (the group's first unit number, member)."""
-    places: dict[str, dict[tuple[int, str], list[tuple[int, Member]]]] = defaultdict(lambda: defaultdict(list))
+def _places(groups: Iterable[Group]) -> dict[str, dict[tuple[int, str], list[tuple[Group, Member]]]]:
+    """Parameter name -> (dimension, role) -> where units occur."""
+    places: dict[str, dict[tuple[int, str], list[tuple[Group, Member]]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         for member in group.members:
             if not member.buffer:
-                places[member.name][member.dim, member.role].append((graph.start(group.name), member))
+                places[member.name][member.dim, member.role].append((group, member))
     return places
+
+
+def _weights(graph: DependencyGraph, group: Group) -> np.ndarray:
+    """(group.size,) how many elements of parameters each unit has."""
+    counts = np.zeros(group.size)
+    for member in group.members:
+        if not member.buffer:
+            shape = graph.shapes[member.name]
+            counts += np.bincount(member.unit, minlength=group.size) * (math.prod(shape) // shape[member.dim])
+    return counts
 
 
 def _load(graph: DependencyGraph, weights: Mapping[str, Tensor], name: str) -> Tensor:

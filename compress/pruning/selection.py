@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,62 +13,87 @@ from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
 from .atoms import Atoms, form
-from .budget import Removal, fewest, order_by_score, order_by_share
+from .budget import Removal, fewest, order
+from .calibration import Calibration
 from .criteria import Criterion, describe, find_criterion
 from .plan import Plan
 from .policy import GroupPolicy
-from .scoring import gradients, score
+from .question import Question, ask, check_limits, match, own_ratios
+from .resources import Meter, closest, meter
+from .scoring import look, score
 from .shards import Shards
+from .structure import alike
 
 if TYPE_CHECKING:
     from ..graph.graph import DependencyGraph
-
-DEFAULT_RATIO = 0.5
+    from .latency import LatencyTable
 
 
 def plan(
     graph: DependencyGraph,
-    criterion: str | Criterion = "l2",
+    criterion: str | Mapping[str, Any] | Criterion = "l2",
     ratio: float | None = None,
-    scope: Literal["local", "global"] = "local",
+    scope: Literal["local", "global", "isomorphic"] = "local",
     keep_macs: float | None = None,
     keep_params: float | None = None,
-    round_to: int = 1,
+    round_to: int | Literal["auto"] = 1,
     min_keep: int = 1,
     ignore: Sequence[str] = (),
     policy: GroupPolicy | None = None,
     model: nn.Module | None = None,
     weights: Mapping[str, Tensor] | str | PathLike[str] | None = None,
-    calibration: Iterable[Any] | None = None,
+    calibration: Calibration | Iterable[Any] | None = None,
     loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    *,
+    keep: Mapping[str, float] | None = None,
+    max_ratio: float = 1.0,
+    ratios: Mapping[str, float] | None = None,
+    latency: LatencyTable | None = None,
 ) -> Plan:
     """Choose the units that go; nothing is cut yet.
 
-    criterion: a registered name or an object; the smallest scores go. One question at most (default ratio=0.5):
-    ratio: the fraction of units removed, of each group (scope `local`) or of all that may be cut (`global`);
-    keep_macs, keep_params: what is left, up to 1 as a fraction, above as a number; met with the last unit that fits.
-    scope: with a budget, `local` shrinks every group in step and `global` takes the smallest scores wherever they are.
-    round_to: a group that loses units keeps a multiple of it, rounded up. min_keep: units that every group keeps.
+    criterion: a registered name, {"uses": name, option: value}, or an object; the smallest scores go.
+    How much goes is a ratio (default 0.5) or budgets:
+    ratio: the fraction of units removed, of each group (scope `local`) or of all that may be cut;
+    keep_macs, keep_params: what is left, up to 1 as a fraction, above as a number; met with the last unit that fits;
+    keep: the same for any of `params`, `macs`, `bytes`, `activations` and `latency`; several are all met.
+    scope: `local` shrinks every group in step, `global` takes the smallest scores wherever they are, `isomorphic` does
+    so among groups that are built alike and shrinks those classes in step.
+    ratios: globs over group names (or `@residual`, `@inner`: groups that several layers make, or one) -> the fraction
+    of each that goes whatever the rest is asked; the last that matches counts. max_ratio: at most this fraction of any
+    other group goes. round_to: a group that loses units keeps a multiple of it, rounded up; `auto` measures which pays
+    on this device. min_keep: units that every group keeps.
     ignore: globs over group names; policy: an architecture's own lore; both keep groups whole, as does a criterion
     that says nothing about a group, or a link to a group that stays whole (Plan.frozen has the reasons).
     model: default the traced one. weights: parameter name -> tensor, where the model's own are not meant or not there;
     or a safetensors file or a folder of them, of which one tensor at a time is read.
-    calibration, loss: batches and (model, batch) -> scalar, for criteria that need gradients.
+    calibration, loss: batches and (model, batch) -> scalar, for criteria that look at data; or a Calibration with
+    both. Plan.settings says how many samples were used. latency: this device's layer times, see `measure_layers`.
 
     Ties are broken by the rank within the group, then by unit number, so that equal inputs give equal plans.
 
     Raises CompressError for values out of range, globs that match nothing, scores that are not finite, and budgets
     that cannot be met (naming the closest that can, and what is in the way).
     """
-    question = _question(ratio, keep_macs, keep_params)
-    _check(scope=scope, round_to=round_to, min_keep=min_keep)
-    chosen = find_criterion(criterion)
+    budgets = {"macs": keep_macs, "params": keep_params}
+    for name, value in (keep or {}).items():
+        if budgets.get(name) is not None:
+            raise CompressError(f"keep_{name} was given beside keep's '{name}'; give one of them")
+        budgets[name] = value
+    question = ask(ratio, budgets, ratios)
     model = model if model is not None else graph.model
     if isinstance(weights, str | PathLike):
         weights = Shards(weights)
-    frozen = {**_ignored(graph, ignore), **_kept_by_policy(graph, policy, model)}
+    multiple = _measured_multiple(graph, model) if round_to == "auto" else round_to
+    check_limits(scope, multiple, min_keep, max_ratio)
+    chosen = find_criterion(criterion)
+    meters = {name: meter(graph, name, model, weights, latency) for name in question.budgets}
+    own = own_ratios(graph, question.ratios)
+    frozen = {name: "its ratio is 0" for name, value in own.items() if not value and not graph[name].frozen}
+    frozen |= {**_ignored(graph, ignore), **_kept_by_policy(graph, policy, model)}
     whole = {g.name for g in graph.groups if g.frozen} | set(frozen)
-    scores = score(graph, chosen, *_sources(chosen, model, weights, calibration, loss), skip=whole)
+    data = _calibration(calibration, loss)
+    scores = score(graph, chosen, _weights(weights, model), model, look(chosen, model, data), skip=whole)
 
     silent = {name for name, units in _ranges(graph) if name not in whole and np.isnan(scores[units]).all()}
     if silent and len(silent) == len(graph.groups) - len(whole):
@@ -76,118 +102,136 @@ def plan(
 
     atoms = form(graph, scores, np.isnan(scores))
     frozen |= _tied(graph, atoms, {g.name for g in graph.groups if g.frozen} | set(frozen))
-    if not len(atoms) and question.get("ratio", 1) > 0:
+    if not len(atoms) and (question.ratio or question.budgets):
         raise CompressError(f"nothing may be cut{_in_the_way(graph, frozen)}")
-    gone = _remove(graph, atoms, question, scope, round_to, min_keep, frozen)
+    limits = _Limits(graph, scope, int(multiple), int(min_keep), float(max_ratio), own)
+    gone = _remove(atoms, question, limits, meters, frozen)
     removed = {name: np.flatnonzero(gone[units]) for name, units in _ranges(graph) if gone[units].any()}
-    settings: dict[str, Any] = {"criterion": describe(chosen), **question, "scope": scope}
-    settings |= {"round_to": int(round_to), "min_keep": int(min_keep), "ignore": list(ignore)}
+    settings: dict[str, Any] = {"criterion": describe(chosen), **question.settings(), "scope": scope}
+    settings |= {"round_to": int(multiple), "min_keep": int(min_keep), "ignore": list(ignore)}
     settings |= {"policy": None if policy is None else describe(policy)}
+    if max_ratio < 1:
+        settings["max_ratio"] = float(max_ratio)
+    if data is not None:
+        settings["calibration"] = data.used
+    if "latency" in meters:
+        settings["latency_ms"] = {"dense": meters["latency"](graph.alive()), "predicted": meters["latency"](~gone)}
     return Plan(removed, settings, frozen)
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """Where units may be taken from. own: group name -> a ratio of its own."""
+
+    graph: DependencyGraph
+    scope: str
+    round_to: int
+    min_keep: int
+    max_ratio: float
+    own: Mapping[str, float]
+
+    def pools(self) -> np.ndarray:
+        """(n_groups,) the groups that are ranked together."""
+        n = len(self.graph.groups)
+        by_scope = {"local": lambda: np.arange(n), "global": lambda: np.zeros(n, dtype=np.int64)}
+        return by_scope.get(self.scope, lambda: alike(self.graph))()
+
+    def least(self, ratio: float | None) -> np.ndarray:
+        """(n_groups,) units that each keeps; ratio: what goes from each, where that is asked."""
+        least = []
+        for group in self.graph.groups:
+            share = self.own.get(group.name, ratio if ratio is not None and self.scope == "local" else None)
+            asked = 0 if share is None else group.size - math.floor(share * group.size + 0.5)
+            most = group.size - math.floor(self.max_ratio * group.size + 1e-9) if group.name not in self.own else 0
+            least.append(max(self.min_keep, asked, most))
+        return np.array(least, dtype=np.int64)
+
+    def forced(self, atoms: Atoms) -> np.ndarray:
+        """(n_atoms,) bool: atoms that lie wholly in groups with a ratio of their own."""
+        own = np.array([group.name in self.own for group in self.graph.groups], dtype=bool)
+        outside = np.bincount(atoms.atom[~own[atoms.group]], minlength=len(atoms))
+        return outside == 0
+
+
 def _remove(
-    graph: DependencyGraph,
     atoms: Atoms,
-    question: Mapping[str, float],
-    scope: str,
-    round_to: int,
-    min_keep: int,
+    question: Question,
+    limits: _Limits,
+    meters: Mapping[str, Meter],
     frozen: Mapping[str, str],
 ) -> np.ndarray:
     """(n_units,) bool, the units that go."""
-    ((what, value),) = question.items()
-    rank = order_by_score(atoms) if scope == "global" else order_by_share(atoms)
-    least = np.full(len(atoms.sizes), min_keep)
-    if what == "ratio" and scope == "local":
-        least = np.maximum(least, atoms.sizes - np.floor(value * atoms.sizes + 0.5).astype(np.int64))
-    removal = Removal(atoms, rank, least, round_to)
-    if what == "ratio" and scope == "local":
-        return removal.units(removal.first(len(atoms)))
-    if what == "ratio":
-        asked = np.floor(value * np.count_nonzero(atoms.of >= 0) + 0.5)
-        beyond = fewest(lambda k: np.count_nonzero(removal.units(removal.first(k))) > asked, len(atoms))
-        return removal.units(removal.first(len(atoms) if beyond is None else beyond - 1))
+    forced = limits.forced(atoms)
+    rank = order(atoms, limits.pools())
+    rank = np.argsort(np.lexsort((rank, ~forced)))  # what has a ratio of its own goes first, as far as that allows
+    removal = Removal(atoms, rank, limits.least(question.ratio), limits.round_to)
+    always, free = int(forced.sum()), int((~forced).sum())
 
-    kind = what.removeprefix("keep_")
+    def gone(k: int) -> np.ndarray:
+        return removal.units(removal.first(always + k))
 
-    def cost(k: int) -> int:
-        return getattr(graph.cost_of(~removal.units(removal.first(k))), kind)
+    if question.ratio is not None and limits.scope == "local":
+        return gone(free)
+    if question.ratio is not None:
+        before = np.count_nonzero(gone(0))
+        pool = np.count_nonzero(~forced[atoms.of[atoms.of >= 0]])
+        asked = before + math.floor(question.ratio * pool + 0.5)
+        beyond = fewest(lambda k: np.count_nonzero(gone(k)) > asked, free)
+        return gone(free if beyond is None else max(beyond - 1, 0))
 
-    dense = cost(0)
-    budget = value * dense if value <= 1 else value
-    k = fewest(lambda k: cost(k) <= budget, len(atoms))
+    whole = np.zeros(limits.graph.n_units, dtype=bool)
+    dense = {name: read(~whole) for name, read in meters.items()}
+    allowed = {name: value * dense[name] if value <= 1 else value for name, value in question.budgets.items()}
+
+    def met(k: int) -> bool:
+        alive = ~gone(k)
+        return all(read(alive) <= allowed[name] for name, read in meters.items())
+
+    k = fewest(met, free)
     if k is None:
-        raise CompressError(_infeasible(graph, what, value, cost(len(atoms)), dense, frozen))
-    return removal.units(removal.first(k))
+        alive = ~gone(free)
+        least = {name: read(alive) for name, read in meters.items()}
+        raise CompressError(_infeasible(limits.graph, question, dense, allowed, least, frozen))
+    return gone(k)
 
 
-def _question(ratio: float | None, keep_macs: float | None, keep_params: float | None) -> dict[str, float]:
-    """The one of the three that is asked, by name."""
-    asked = {"ratio": ratio, "keep_macs": keep_macs, "keep_params": keep_params}
-    given = {name: value for name, value in asked.items() if value is not None} or {"ratio": DEFAULT_RATIO}
-    if len(given) > 1:
-        raise CompressError(f"{' and '.join(given)} were given; a plan answers one of ratio, keep_macs and keep_params")
-    ((name, value),) = given.items()
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise CompressError(f"{name}: expected a number, found {value!r}")
-    value = value if isinstance(value, int) else float(value)
-    if name == "ratio" and not 0 <= value < 1:
-        raise CompressError(f"ratio: the fraction of units removed, expected in [0, 1), found {value}")
-    if name != "ratio" and not 0 < value < float("inf"):
-        raise CompressError(f"{name}: expected a fraction in (0, 1] or a number above 1, found {value}")
-    return {name: value}
+def _measured_multiple(graph: DependencyGraph, model: nn.Module | None) -> int:
+    """What `round_to="auto"` comes to."""
+    from .latency import best_multiple
+
+    if model is None:
+        raise CompressError("round_to: 'auto' times the model's layers and the traced one is gone; pass model=")
+    return best_multiple(model, graph)
 
 
-def _check(scope: str, round_to: int, min_keep: int) -> None:
-    if scope not in ("local", "global"):
-        raise CompressError(f"scope: expected 'local' or 'global', found {scope!r}")
-    for name, value in {"round_to": round_to, "min_keep": min_keep}.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise CompressError(f"{name}: expected an integer of at least 1, found {value!r}")
-
-
-def _sources(
-    criterion: Criterion,
-    model: nn.Module | None,
-    weights: Mapping[str, Tensor] | None,
-    calibration: Iterable[Any] | None,
-    loss: Callable[[nn.Module, Any], Tensor] | None,
-) -> tuple[Mapping[str, Tensor], nn.Module | None, Mapping[str, Tensor]]:
-    """Weights, their model and gradients, as `score` takes them."""
-    if weights is None and model is None:
+def _weights(weights: Mapping[str, Tensor] | None, model: nn.Module | None) -> Mapping[str, Tensor]:
+    """The weights that are given, else the model's own."""
+    if weights is not None:
+        return weights
+    if model is None:
         raise CompressError("the traced model is gone and the graph holds names only; pass model= or weights=")
-    if not criterion.needs_gradients:
-        if calibration is not None or loss is not None:
-            raise CompressError(f"criterion '{criterion.name}' needs no data; leave out calibration= and loss=")
-        found: Mapping[str, Tensor] = {}
-    elif model is None:
-        raise CompressError(f"criterion '{criterion.name}' needs gradients and the traced model is gone; pass model=")
-    else:
-        found = gradients(model, calibration, loss)
-    if weights is None and model is not None:
-        weights = dict(model.named_parameters(remove_duplicate=False))
-    return weights or {}, model, found
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _calibration(
+    given: Calibration | Iterable[Any] | None, loss: Callable[[nn.Module, Any], Tensor] | None
+) -> Calibration | None:
+    """Batches and loss as one value; None where there are neither."""
+    if isinstance(given, Calibration):
+        if loss is not None:
+            raise CompressError("loss= was given beside a Calibration, which has its own; give one of them")
+        return given
+    if given is None and loss is None:
+        return None
+    if given is None:
+        raise CompressError("loss= was given without batches; pass calibration=batches as well")
+    return Calibration(given, loss)
 
 
 def _ignored(graph: DependencyGraph, ignore: Sequence[str]) -> dict[str, str]:
     if isinstance(ignore, str):
         raise CompressError(f"ignore: expected a list of globs over group names, found one string; write ({ignore!r},)")
-    names = [group.name for group in graph.groups]
-    reasons: dict[str, str] = {}
-    for glob in ignore:
-        matched = fnmatch.filter(names, glob)
-        if not matched:
-            homes = {
-                group.name
-                for group in graph.groups
-                for member in group.members
-                if member.role == "out" and fnmatch.fnmatchcase(member.name.rpartition(".")[0], glob)
-            }
-            hint = f"; those layers are cut with group {', '.join(sorted(homes))}" if homes else nearest(glob, names)
-            raise CompressError(f"ignore: '{glob}' matches no group{hint}")
-        reasons |= dict.fromkeys(matched, f"ignore '{glob}'")
-    return reasons
+    return {name: f"ignore '{glob}'" for glob in ignore for name in match(graph, glob, "ignore")}
 
 
 def _kept_by_policy(graph: DependencyGraph, policy: GroupPolicy | None, model: nn.Module | None) -> dict[str, str]:
@@ -220,13 +264,21 @@ def _ranges(graph: DependencyGraph) -> list[tuple[str, slice]]:
 
 
 def _infeasible(
-    graph: DependencyGraph, what: str, value: float, closest: int, dense: int, frozen: Mapping[str, str]
+    graph: DependencyGraph,
+    question: Question,
+    dense: Mapping[str, float],
+    allowed: Mapping[str, float],
+    least: Mapping[str, float],
+    frozen: Mapping[str, str],
 ) -> str:
-    least = np.ceil(1e4 * closest / dense) / 1e4 if value <= 1 else closest
-    return (
-        f"{what}={value:.12g} cannot be met: at least {closest:,} of {dense:,} stay; "
-        f"ask for {what}={least:.12g} or more{_in_the_way(graph, frozen)}"
-    )
+    """Which budgets cannot be met, the closest that can, and what is in the way; one line."""
+    said = []
+    for name, value in question.budgets.items():
+        if least[name] > allowed[name]:
+            nearby = closest(dense[name], least[name], value)
+            stay = f"at least {least[name]:,} of {dense[name]:,} stay"
+            said.append(f"keep_{name}={value:.12g} cannot be met: {stay}; ask for keep_{name}={nearby:.12g} or more")
+    return "; ".join(said) + _in_the_way(graph, frozen)
 
 
 def _in_the_way(graph: DependencyGraph, frozen: Mapping[str, str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from .decisions import Decisions, finite_part
 from .plan import Plan
 from .replay import Blame, copy_with, difference, find_difference, mask, randomise, run, run_masked
 from .surgery import Edits, cut
+from .wide import InFloat64
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference, relative to the largest output, that rounding explains; above float32's, float64 decides."""
@@ -113,7 +116,8 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         noted = Decisions() if graph.decides else None
         followed = Decisions(follow=noted) if noted is not None else None
         try:
-            want = run_masked(masked, inputs, graph, alive, noted)
+            with _arithmetic(dtype):
+                want = run_masked(masked, inputs, graph, alive, noted)
         except RuntimeError as error:  # types that the forward writes out do not mix with every other
             failures.append(str(error).splitlines()[0])
             continue
@@ -122,9 +126,11 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         smaller = cut(own, edits).eval()
         kind = dtype or _coarsest(model)
         try:
-            have = run(smaller, inputs, followed)
+            with _arithmetic(dtype):
+                have = run(smaller, inputs, followed)
         except Exception:  # whatever the cut network stumbles over is found and named in lockstep
-            blame = find_difference(masked, smaller, inputs, graph, alive)
+            with _arithmetic(dtype):
+                blame = find_difference(masked, smaller, inputs, graph, alive)
             return _Comparison(float("inf"), float("inf"), kind, blame)
         pairs = [finite_part(w, h) for w, h in followed.pairs] if followed is not None else []
         gaps = [difference(w, h) for w, h in [*zip(want, have, strict=True), *pairs]]
@@ -132,8 +138,14 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         if rel <= TOLERANCE[kind]:
             return _Comparison(max_abs, rel, kind, None, noted is not None and noted.hollow)
         if kind != torch.float32 or dtype is None:
-            return _Comparison(max_abs, rel, kind, find_difference(masked, smaller, inputs, graph, alive))
+            with _arithmetic(dtype):
+                return _Comparison(max_abs, rel, kind, find_difference(masked, smaller, inputs, graph, alive))
     raise CompressError(f"{type(model).__name__} does not run on noise shaped like the example inputs: {failures[-1]}")
+
+
+def _arithmetic(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """float64 throughout where it is to decide, whatever types the code writes out."""
+    return InFloat64() if dtype == torch.float64 else nullcontext()
 
 
 def _all_of(model: nn.Module, dtype: torch.dtype) -> bool:

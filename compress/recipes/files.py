@@ -74,6 +74,8 @@ def _dataset(root: Path, settings: Sequence[str], registry: Registry) -> str:
         given |= {key: node.plain() for key, node in above.mapping.items()} if above else {}
     if "uses" in given:
         return str(given["uses"])
+    if not root.exists():
+        raise CompressError(f"{root}: no such file or folder; --data is where the images and their labels are")
     missing: dict[str, str | None] = {}
     for name, cls in sorted(registry.datasets.items()):
         own = {option.name for option in options(cls)}

@@ -16,6 +16,8 @@ METRICS = {
     "recall50": "Recall@0.5",
     "threshold50": "Score threshold",
     "accuracy": "Accuracy",
+    "accuracy5": "Top-5 accuracy",
+    "recall": "Mean recall",
 }
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 

@@ -92,7 +92,7 @@ def find_files(sources: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 
 def detect(
-    detector: Detector, files: Sequence[tuple[Path, Path]], out: Path, batch: int, progress: Progress
+    detector: Detector, files: Sequence[tuple[Path, Path]], out: Path, batch: int, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Draw what is found into `out`, and return it all.
 
@@ -100,6 +100,7 @@ def detect(
     [{"file", "drawn", "width", "height", "frames_per_second", "frames": [{"seconds", "boxes"}]}], "unreadable"}.
     Files that cannot be read are left out and named. Raises CompressError where none can be read.
     """
+    progress = progress or Progress()
     pictures = [(file, name) for file, name in files if file.suffix.lower() in PICTURES]
     videos = [(file, name) for file, name in files if file.suffix.lower() in VIDEOS]
     if videos:

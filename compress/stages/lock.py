@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import CompressError
+from ..training import processes
 
 if TYPE_CHECKING:
     from ..recipes import Recipe
@@ -37,6 +38,7 @@ def make_lock(recipe: Recipe, data: Data, device: str, threads: int) -> dict[str
         "notes": list(recipe.notes),
         "device": device,
         "threads": threads,
+        "processes": processes.count(),
         "data": {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "val": len(data.val)},
         "plugins": {str(path): sha256 for path, sha256 in recipe.plugin_files.items()},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -64,6 +66,12 @@ def hold(lock: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if lock["data"] != now["data"]:
         raise CompressError(
             f"the data changed since the run began (was {lock['data']}, is {now['data']}); start a new run"
+        )
+    began, here = (each.get("processes", 1) for each in (lock, now))
+    if began != here:
+        raise CompressError(
+            f"the run was begun by {began} processes, not {here}, and its result depends on that; go on with: "
+            f"torchrun --nproc-per-node {began} -m compress run --resume RUN"
         )
     changed = [path for path, sha256 in lock["plugins"].items() if now["plugins"].get(path) != sha256]
     if changed:

@@ -153,17 +153,14 @@ def _origin(folder: Path, recipe: Recipe | None) -> Origin:
 
     kept = artifact.read_settings(folder).get(ORIGIN, {})
     try:
-        known = {"classes": tuple(kept["classes"]), "image_size": tuple(kept["image_size"])}
+        classes, size = tuple(kept["classes"]), tuple(kept["image_size"])
         if recipe is not None:
-            own = {"architecture": recipe.architecture, "dataset": recipe.dataset, "task": recipe.task}
-            return Origin(**known, **own, registry=recipe.registry, recipe=recipe)  # type: ignore[arg-type]
+            return Origin(
+                classes, size, recipe.architecture, recipe.dataset, recipe.task, recipe.registry, recipe=recipe
+            )
         registry = installed()
-        made = {
-            "architecture": registry.make("architectures", kept["model"]),
-            "dataset": registry.make("datasets", kept["data"]),
-            "task": registry.make("tasks", kept["task"]),
-        }
-        return Origin(**known, **made, registry=registry)
+        architecture, dataset = registry.make("architectures", kept["model"]), registry.make("datasets", kept["data"])
+        return Origin(classes, size, architecture, dataset, registry.make("tasks", kept["task"]), registry)
     except (KeyError, TypeError):
         raise CompressError(
             f"{folder}: its {PLAN} does not say which model, data and task it is of; "

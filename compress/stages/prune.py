@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..errors import CompressError
+from ..errors import CompressError, nearest
 from ..graph.trace import trace
 from ..options import Uses
 from ..pruning.apply import Pruned, apply
+from ..pruning.calibration import Calibration
+from ..pruning.latency import LatencyTable, cut_to_latency, measure_layers
 from ..pruning.remap import compose
+from ..pruning.resources import RESOURCES
+from ..pruning.schedule import Round, schedule
 from ..pruning.selection import plan
 from ..training.loader import TrainingOrders, load
 from .network import Network, keep, open_network
@@ -25,21 +29,32 @@ if TYPE_CHECKING:
     from ..recipes import Recipe
     from ..registry import Registry
     from ..training.dataset import Data
+    from ..training.progress import Progress
+
+BATCH = 16
+"""Images in a calibration batch."""
 
 
 class Prune(Stage):
     """Removes the units that matter least and verifies the result; nothing is trained.
 
-    How much goes is one of `ratio`, `keep_macs` and `keep_params`; without any, a ratio of 0.5.
+    How much goes is a `ratio` or budgets, which are all met: `keep_macs`, `keep_params` and `keep`.
 
-    criterion: how much each unit matters. scope: whether units compete within their group (`local`) or all with each
-    other (`global`). ratio: the fraction of units removed, of each group for scope `local`, of all for `global`.
-    keep_macs: multiply-adds that are left; up to 1 a fraction, above how many. keep_params: parameters likewise.
-    round_to: resulting sizes are multiples of it. min_keep: units left in each group. compensate: gives back what the
-    removed channels still added; `fold` puts it into the layers that follow. ignore: patterns of group names that stay
-    whole, beside what the policy keeps. heads: whether attention loses `whole` heads or is cut `inside` all of them.
-    groups: the same for grouped convolutions. calibration: batches of training images for a criterion that needs
-    gradients. start: whose network to cut: `previous`, `fresh` or an earlier stage's id.
+    criterion: how much each unit matters. scope: whether units compete within their group (`local`), all with each
+    other (`global`), or with those of groups that are built alike (`isomorphic`). ratio: the fraction of units removed,
+    of each group for scope `local`, of all otherwise. keep_macs: multiply-adds that are left; up to 1 a fraction, above
+    how many. keep_params: parameters likewise. keep: any of params, macs, bytes, activations and latency (in ms,
+    measured on this device) likewise. ratios: patterns of group names, or `@residual` and `@inner` (groups that several
+    layers make, or one), to the ratio that they lose whatever the rest is asked. max_ratio: the largest fraction of any
+    other group that goes. round_to: resulting sizes are multiples of it; `auto` measures which multiple pays on this
+    device. min_keep: units left in each group. compensate: gives back what the removed channels still added; `fold`
+    puts it into the layers that follow. ignore: patterns of group names that stay whole, beside what the policy keeps.
+    heads: whether attention loses `whole` heads or is cut `inside` all of them. groups: the same for grouped
+    convolutions. calibration: batches of 16 training images for a criterion or a compensation that looks at data.
+    round: which of several rounds this stage is, that reach the ratio or the fractions together, with training in
+    between. of: how many rounds there are. schedule: `polynomial` takes much in the first rounds and little in the
+    last, `exponential` the same fraction of what is left in each. start: whose network to cut: `previous`, `fresh` or
+    an earlier stage's id.
     """
 
     name = "prune"
@@ -47,25 +62,44 @@ class Prune(Stage):
     role: ClassVar[str | None] = "pruned"
 
     criterion: Annotated[str | dict[str, Any], Uses("criteria")] = "l2"
-    scope: Literal["local", "global"] = "local"
+    scope: Literal["local", "global", "isomorphic"] = "local"
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     keep_macs: Annotated[float, Field(gt=0)] | None = None
     keep_params: Annotated[float, Field(gt=0)] | None = None
-    round_to: Annotated[int, Field(ge=1)] = 1
+    keep: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
+    ratios: dict[str, Annotated[float, Field(ge=0, lt=1)]] = field(default_factory=dict)
+    max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     min_keep: Annotated[int, Field(ge=1)] = 1
     compensate: Annotated[str | dict[str, Any], Uses("compensations")] | None = None
     ignore: list[str] = field(default_factory=list)
     heads: Literal["whole", "inside"] = "whole"
     groups: Literal["whole", "inside"] = "whole"
     calibration: Annotated[int, Field(ge=1)] = 8
+    round: Annotated[int, Field(ge=1)] = 1
+    of: Annotated[int, Field(ge=1)] = 1
+    schedule: Literal["polynomial", "exponential"] = "polynomial"
     start: str = "previous"
 
     def run(self, context: Context) -> Mapping[str, Any]:
         network = open_network(context, self.start)
         graph = self.trace(network.model, context.example(), context.registry)
-        chosen = self.plan(graph, context.recipe, context.data)
         given = None if self.compensate is None else context.registry.make("compensations", self.compensate)
-        pruned = apply(network.model, graph, chosen, compensate=given)
+        seen = None
+        if given is not None and given.needs_batches:
+            who = f"compensation {self.compensate}"
+            seen = self._calibrate(who, context.recipe, context.data, context.progress)
+
+        def cut(keep: Mapping[str, float], table: LatencyTable | None) -> Pruned:
+            chosen = self._plan(graph, context.recipe, context.data, keep, context.progress, table)
+            return apply(network.model, graph, chosen, compensate=given, calibration=seen)
+
+        budgets = self._budgets()
+        if "latency" in budgets:
+            pruned, line = cut_to_latency(cut, budgets, network.model, graph)
+            context.progress.say(f"{context.id}: {line}")
+        else:
+            pruned = cut(budgets, None)
         keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
         context.progress.say(f"{context.id}: {pruned}")
         return facts(network.model, pruned)
@@ -74,40 +108,84 @@ class Prune(Stage):
         """The graph of a network as this stage cuts it."""
         return trace(model, example, heads=self.heads, groups=self.groups, rules=registry.op_rules)
 
-    def plan(self, graph: DependencyGraph, recipe: Recipe, data: Data) -> Plan:
-        """What this stage would remove from the traced network; data: for a criterion that needs gradients."""
+    def plan(self, graph: DependencyGraph, recipe: Recipe, data: Data, progress: Progress | None = None) -> Plan:
+        """What this stage would remove from the traced network; data: for a criterion that looks at some."""
+        budgets, model = self._budgets(), graph.model
+        table = measure_layers(model, graph) if "latency" in budgets and model is not None else None
+        return self._plan(graph, recipe, data, budgets, progress, table)
+
+    def _plan(
+        self,
+        graph: DependencyGraph,
+        recipe: Recipe,
+        data: Data,
+        budgets: Mapping[str, float],
+        progress: Progress | None,
+        table: LatencyTable | None,
+    ) -> Plan:
         criterion = recipe.registry.make("criteria", self.criterion)
+        seen = None
+        if criterion.needs_gradients or criterion.needs_batches:
+            seen = self._calibrate(f"criterion {self.criterion}", recipe, data, progress, criterion.by_sample)
         return plan(
             graph,
             criterion=criterion,
-            ratio=self.ratio,
+            ratio=None if self.ratio is None else self._round(self.ratio).ratio,
             scope=self.scope,
-            keep_macs=self.keep_macs,
-            keep_params=self.keep_params,
+            keep=budgets,
+            latency=table,
+            ratios={glob: self._round(ratio).ratio for glob, ratio in self.ratios.items()},
+            max_ratio=self.max_ratio,
             round_to=self.round_to,
             min_keep=self.min_keep,
             ignore=tuple(self.ignore),
             policy=recipe.policy,
-            **(self._calibrate(recipe, data) if criterion.needs_gradients else {}),
+            calibration=seen,
         )
 
-    def _calibrate(self, recipe: Recipe, data: Data) -> dict[str, Any]:
+    def _budgets(self) -> dict[str, float]:
+        """Resource -> what this stage leaves of it."""
+        named = {"macs": self.keep_macs, "params": self.keep_params, **self.keep}
+        given = {name: value for name, value in named.items() if value is not None}
+        return {name: self._round(1 - value).keep if self.of > 1 else value for name, value in given.items()}
+
+    def _round(self, ratio: float) -> Round:
+        """What goes in this round, of a fraction that goes in all of them."""
+        return schedule(ratio, self.of, self.schedule)[self.round - 1]
+
+    def _calibrate(
+        self, who: str, recipe: Recipe, data: Data, progress: Progress | None, by_sample: bool = False
+    ) -> Calibration:
+        """The training images that `who` - criterion or compensation - looks at."""
         if not len(data.train):
-            raise CompressError(f"criterion {self.criterion} looks at training images, and {data.name} has none")
-        orders = TrainingOrders(len(data.train), 16, 1, recipe.seed, "calibration")[: self.calibration]
-        batches = load(data.train, orders, seed=recipe.seed, stage="calibration")
+            raise CompressError(f"{who} looks at training images, and {data.name} has none")
+        size = 1 if by_sample else BATCH
+        orders = TrainingOrders(len(data.train), size, 1, recipe.seed, "calibration")
+        chosen = orders[: self.calibration * BATCH // size]
+        batches = load(data.train, chosen, seed=recipe.seed, stage="calibration")
 
         def loss(model: nn.Module, batch: tuple[Tensor, Any]) -> Tensor:
             return recipe.task.loss(model, *batch)["loss"]
 
-        return {"calibration": ((batch.images, batch.targets) for batch in batches), "loss": loss}
+        return Calibration([(batch.images, batch.targets) for batch in batches], loss, progress)
 
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from start_mistakes(self.start, earlier)
-        given = [name for name in ("ratio", "keep_macs", "keep_params") if getattr(self, name) is not None]
-        if len(given) != 1:
+        given = [name for name in ("ratio", "keep_macs", "keep_params", "keep") if getattr(self, name)]
+        if not given or (self.ratio is not None and len(given) > 1):
             said = f"{' and '.join(given)} are given" if given else "nothing says how much goes"
-            yield given[-1] if given else "uses", f"{said}; give one of ratio, keep_macs, keep_params"
+            yield given[-1] if given else "uses", f"{said}; give ratio, or budgets: keep_macs, keep_params, keep"
+        for name in sorted(self.keep):
+            if name not in RESOURCES:
+                yield "keep", f"there is no resource '{name}' to keep{nearest(name, RESOURCES)}"
+            elif getattr(self, f"keep_{name}", None) is not None:
+                yield "keep", f"keep_{name} is given beside keep's '{name}'; give one of them"
+        if self.round > self.of:
+            yield "round", f"round {self.round} of {self.of}: there are not so many"
+        if self.of > 1 and any(
+            value > 1 for value in (self.keep_macs or 0, self.keep_params or 0, *self.keep.values())
+        ):
+            yield "of", "several rounds need budgets that are fractions, up to 1"
 
 
 def facts(model: nn.Module, pruned: Pruned) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import torch
 
 from ..errors import CompressError
 from ..files import claimed, replaced_folder, write_json
+from ..training import processes
 from ..training.progress import Progress, clock
 from . import expect, lock
 from .evaluation import Candidate, assess, measure
@@ -57,19 +58,22 @@ def start(recipe: Recipe, out: Path | None = None) -> Finished:
     """
     from ..recipes import dump
 
-    folder = out or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    device, threads = find_device(recipe.device), recipe.threads or torch.get_num_threads()
+    processes.join(device)
+    folder = processes.told(out or Path("runs") / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CompressError(f"{folder}: already there; `compress run --resume {folder}` goes on, --out names another")
     _check(recipe)
-    progress = Progress()
+    progress = _progress()
     for note in recipe.notes:
         progress.say(note)
-    device, threads = find_device(recipe.device), recipe.threads or torch.get_num_threads()
     data = open_data(recipe, progress)
     rehearse(recipe, data)  # what cannot be cut as the recipe says comes out now, not after the training
-    with replaced_folder(folder) as beside:
-        (beside / RECIPE).write_text(dump(recipe.resolved), encoding="utf-8")
-        write_json(beside / lock.NAME, lock.make_lock(recipe, data, device, threads))
+    processes.meet()  # every process has found the folder free
+    if processes.leads():
+        with replaced_folder(folder) as beside:
+            (beside / RECIPE).write_text(dump(recipe.resolved), encoding="utf-8")
+            write_json(beside / lock.NAME, lock.make_lock(recipe, data, device, threads))
     progress.say(f"run: {folder}")
     return _go(folder, recipe, data, device, threads)
 
@@ -81,7 +85,8 @@ def resume(folder: Path) -> Finished:
     Raises: as `start`; CompressError where the folder is no run's, or data or plugin files changed since.
     """
     recipe, kept = load_recipe(folder), lock.read_lock(folder)
-    progress, device = Progress(file=folder / LOG), find_device(kept["device"])
+    progress, device = _progress(folder / LOG), find_device(kept["device"])
+    processes.join(device)
     data = open_data(recipe, progress)
     for line in lock.hold(kept, lock.make_lock(recipe, data, device, kept["threads"])):
         progress.say(line)
@@ -151,28 +156,40 @@ def reproducible(threads: int) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
+def _progress(file: Path | None = None) -> Progress:
+    """What this process says; only the first of several is heard."""
+    return Progress(file=file) if processes.leads() else Progress(stream=open(os.devnull, "w"))
+
+
 def _check(recipe: Recipe) -> None:
     if recipe.expect and not any(isinstance(stage, Report) for _, stage in recipe.stages):
         raise CompressError("expect: is held against the report, but no stage says `uses: report`; add one at the end")
 
 
 def _go(folder: Path, recipe: Recipe, data: Data, device: str, threads: int) -> Finished:
-    progress, hook = Progress(file=folder / LOG), recipe.registry.hook
+    progress, hook, leads = _progress(folder / LOG), recipe.registry.hook, processes.leads()
     try:
-        with claimed(folder / LOG) as mine, reproducible(threads):
+        with claimed(folder / LOG) if leads else nullcontext(True) as mine, reproducible(threads):
             if not mine:
                 raise CompressError(f"{folder}: another process is at work on this run; wait for it or stop it")
             for number, (id, stage) in enumerate(recipe.stages):
                 context = Context(id, folder, recipe.stages[:number], recipe, data, device, progress)
-                if (context.folder / DONE).exists():
+                if processes.told((context.folder / DONE).exists()):
                     progress.say(f"{id}: done already")
                     continue
-                hook.compress_stage_started(run=folder, stage=id)
-                _run(stage, context)
-                hook.compress_stage_finished(run=folder, stage=id)
-            _leave_model(folder, recipe)
+                if leads:
+                    hook.compress_stage_started(run=folder, stage=id)
+                    _run(stage, context)
+                    hook.compress_stage_finished(run=folder, stage=id)
+                elif stage.everywhere:
+                    stage.run(context)
+                processes.meet()
+            if leads:
+                _leave_model(folder, recipe)
     except KeyboardInterrupt as stopped:
         raise Interrupted(folder) from stopped
+    if not leads:
+        return Finished(folder, {})
     written = folder / "report.json"
     report = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
     hook.compress_run_finished(run=folder, report=report)

@@ -64,10 +64,12 @@ class Stage(Plugin):
 
     leaves_network: whether `run` leaves a network there (`compress.stages.network.keep`), for later stages to start
     from. role: which row of the report that network is: `baseline`, `sparse`, `pruned` or `finetuned`; of several
-    stages with one role, the last before `evaluate` counts.
+    stages with one role, the last before `evaluate` counts. everywhere: whether every process that `torchrun` started
+    runs it, or the first one alone while the others wait.
     """
 
     leaves_network: ClassVar[bool] = False
+    everywhere: ClassVar[bool] = False
     role: ClassVar[str | None] = None
 
     def run(self, context: Context) -> Mapping[str, Any] | None:

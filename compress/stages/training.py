@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from torch import nn, optim
 
+from ..errors import CompressError
 from ..graph.trace import trace
 from ..options import Uses
-from ..training.loop import CHECKPOINT, Job, train
+from ..training import processes
+from ..training.loop import BEST, CHECKPOINT, Job, train
 from ..training.optim import Settings
 from ..training.regularizers import Attached, Regularizer
 from .evaluation import assess
+from .foresight import Foresight, foresee
 from .network import Network, keep, open_network
 from .stage import Context, Stage, start_mistakes
 
@@ -28,6 +31,7 @@ class Training(Settings, Stage):
     """
 
     leaves_network: ClassVar[bool] = True
+    everywhere: ClassVar[bool] = True
 
     start: str = "previous"
 
@@ -53,21 +57,34 @@ class Training(Settings, Stage):
                 device=context.device,
                 workers=0 if context.device == "cpu" else min(8, (os.cpu_count() or 2) - 1),
                 attach=self.attaching(context),
+                foresee=self.foreseeing(context),
                 validate=validate,
                 epoch_finished=epoch_finished,
                 progress=context.progress,
             )
         )
-        keep(context, Network(model, network.edits))
-        (context.folder / CHECKPOINT).unlink(missing_ok=True)  # the weights are safe now
+        if processes.leads():
+            keep(context, Network(model, network.edits))
+            for file in (CHECKPOINT, BEST):  # the weights are safe now
+                (context.folder / file).unlink(missing_ok=True)
         return None
 
     def attaching(self, context: Context) -> Attach | None:
         """What hooks a regularizer to the optimizer; None trains without."""
         return None
 
+    def foreseeing(self, context: Context) -> Foresight | None:
+        """What says how large the network would be if it were pruned now; None says nothing."""
+        return None
+
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from start_mistakes(self.start, earlier)
+        if self.batch_size % self.accumulate:
+            yield "accumulate", f"batch_size {self.batch_size} does not make {self.accumulate} equal parts"
+        if not self.validate_every:
+            for option, given in (("patience", self.patience is not None), ("keep", self.keep == "best")):
+                if given:
+                    yield option, "needs validations to go by; give validate_every as well"
 
 
 class Attach:
@@ -94,17 +111,35 @@ class Train(Training):
 class Sparsify(Training):
     """Training with a regularizer that drives towards zero what the recipe's policy allows to be cut.
 
-    regularizer: what pulls weights towards zero. strength: how strongly; handed to the regularizer.
+    regularizer: what pulls weights towards zero. strength: how strongly; handed to the regularizer; `auto` where it can
+    find that out by itself.
     """
 
     name = "sparsify"
     role: ClassVar[str | None] = "sparse"
 
     regularizer: Annotated[str | dict[str, Any], Uses("regularizers", given=("strength",))]
-    strength: float = 0.01
+    strength: float | Literal["auto"] = 0.01
 
     def attaching(self, context: Context) -> Attach | None:
-        return Attach(context.registry.make("regularizers", self.regularizer, strength=self.strength), context)
+        return Attach(self.made(context.registry), context)
+
+    def foreseeing(self, context: Context) -> Foresight | None:
+        return foresee(context)
+
+    def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
+        yield from super().mistakes(earlier, registry)
+        if self.ema is not None:
+            yield "ema", "averaged gammas have no exact zeros to prune by; leave ema to train and finetune"
+        if self.strength == "auto":
+            try:
+                self.made(registry)
+            except CompressError as error:
+                yield "strength", str(error)
+
+    def made(self, registry: Registry) -> Regularizer:
+        """The regularizer with its strength. Raises CompressError where they do not go together."""
+        return registry.make("regularizers", self.regularizer, strength=self.strength)
 
 
 class Finetune(Training):

@@ -11,11 +11,12 @@ Each check raises Unfit, an AssertionError, which says what was found and what i
 from .data import check_dataset, check_task
 from .networks import check_architecture, check_exporter, small_network
 from .options import Unfit, check_plugin
-from .selection import check_criterion, check_policy, check_regularizer
+from .selection import check_compensation, check_criterion, check_policy, check_regularizer
 
 __all__ = [
     "Unfit",
     "check_architecture",
+    "check_compensation",
     "check_criterion",
     "check_dataset",
     "check_exporter",

@@ -1,4 +1,4 @@
-"""The checks of what decides about units: criteria, policies, and the regularizers that prepare for them."""
+"""The checks of what decides about units - criteria, policies, regularizers - and of what makes up for them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..errors import CompressError
 from ..graph.graph import DependencyGraph
 from ..graph.trace import trace
 from ..pruning.apply import apply
+from ..pruning.compensation import Compensation
 from ..pruning.criteria import Criterion
 from ..pruning.plan import Plan
 from ..pruning.policy import GroupPolicy
@@ -34,6 +35,31 @@ def check_criterion(criterion: Criterion) -> None:
         expect(same(), f"{kind} changed the model that it scores; work on copies, e.g. part.tensor.abs()")
         expect(_removed(chosen) == _removed(again), f"{kind} chooses other units when asked a second time")
         apply(model, graph, chosen)
+
+
+def check_compensation(compensation: Compensation) -> None:
+    """It changes a cut network - not the original, not its shapes - the same way each time, and saves with it."""
+    check_plugin(compensation)
+    kind = type(compensation).__name__
+    model, example = small_network()
+    same, graph = unchanged(model), trace(model, example)
+    chosen = plan(graph, "l1", ratio=0.5)
+    data: dict[str, Any] = {"calibration": [example]} if compensation.needs_batches else {}
+    plain = apply(model, graph, chosen).model.state_dict()
+    made, again = (apply(model, graph, chosen, compensate=compensation, **data) for _ in range(2))
+    expect(same(), f"{kind} changed the original network; only the cut one may be changed")
+    found, second = made.model.state_dict(), again.model.state_dict()
+    if made.plan is chosen:  # it reserved nothing
+        odd = [n for n, tensor in plain.items() if n not in found or found[n].shape != tensor.shape]
+        expect(
+            not odd, f"{kind} changed the shapes of {', '.join(odd[:3])}; a cut selects, a compensation only adjusts"
+        )
+    odd = [n for n, tensor in found.items() if not torch.isfinite(tensor).all()]
+    expect(not odd, f"{kind} made {', '.join(odd[:3])} not finite")
+    odd = [n for n, tensor in found.items() if not torch.equal(tensor, second[n])]
+    expect(not odd, f"{kind} gives other values for {', '.join(odd[:3])} a second time")
+    moved = found.keys() != plain.keys() or any(not torch.equal(found[n], plain[n]) for n in plain)
+    expect(moved or made.plan is not chosen, f"{kind} does nothing for a network that lost half its channels")
 
 
 def check_policy(policy: GroupPolicy, model: nn.Module, example: Tensor) -> None:
@@ -92,7 +118,8 @@ def _plan(graph: DependencyGraph, criterion: Criterion, example: Tensor) -> Plan
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return model(batch).square().mean()
 
-    data: dict[str, Any] = {"calibration": [example], "loss": loss} if criterion.needs_gradients else {}
+    looks = criterion.needs_gradients or criterion.needs_batches
+    data: dict[str, Any] = {"calibration": [example], "loss": loss} if looks else {}
     try:
         return plan(graph, criterion, ratio=0.5, **data)
     except CompressError as error:

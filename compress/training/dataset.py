@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -26,6 +26,14 @@ class Split(Protocol):
         Detection: targets is a list of B dicts {"boxes": (n, 4) float xyxy pixels of the (H, W) input,
         "labels": (n,) int64, "subset": str or None, "id": str (the image's name)}, as torchvision takes them.
         """
+
+
+@runtime_checkable
+class Varied(Split, Protocol):
+    """A split that also changes training batches as a whole; the loader asks with isinstance."""
+
+    def vary(self, images: Tensor, targets: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
+        """A collated batch as training shall see it, e.g. at another size; the parts of one step share their rng."""
 
 
 @dataclass(frozen=True)

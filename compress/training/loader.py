@@ -15,18 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .dataset import Split
-from .randomness import permutation, sample_rng
+from ..errors import CompressError
+from .dataset import Split, Varied
+from .randomness import batch_rng, permutation, sample_rng
 
 AHEAD = 4  # batches made before they are asked for
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which samples make up one batch. epoch: for augmentation, or None for samples as they are."""
+    """Which samples make up one batch.
+
+    epoch: for augmentation, or None for samples as they are. step: that learns from it, counted from 0.
+    """
 
     epoch: int | None
     indices: tuple[int, ...]
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ Batches = Generator[Batch, None, None]
 class TrainingOrders(Sequence[Order]):
     """The batches of all epochs, each epoch visiting the samples in its own random order; made as they are asked for.
 
-    samples: how many there are. seed, stage: where the randomness comes from.
+    samples: how many there are. seed, stage: where the randomness comes from. parts: of each batch, one order a part.
+    rank, ranks: a process's number and how many share the work: every `ranks`-th part is this one's.
     """
 
     samples: int
@@ -53,6 +59,20 @@ class TrainingOrders(Sequence[Order]):
     epochs: int
     seed: int
     stage: str
+    parts: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises CompressError where a batch does not make equal parts."""
+        if self.batch_size % self.parts:
+            below = self.batch_size - self.batch_size % self.parts
+            raise CompressError(
+                f"batch_size: {self.batch_size} images do not make {self.parts} equal parts (`accumulate` times the "
+                f"number of processes); try {below or self.parts}"
+            )
+        if self.samples < self.parts:
+            raise CompressError(f"{self.samples} training images are too few for {self.parts} parts a step")
 
     @property
     def steps(self) -> int:
@@ -60,16 +80,19 @@ class TrainingOrders(Sequence[Order]):
         return max(1, self.samples // self.batch_size)
 
     def __len__(self) -> int:
-        return self.epochs * self.steps
+        return self.epochs * self.steps * (self.parts // self.ranks)
 
     def __getitem__(self, number):  # type: ignore[no-untyped-def]
         if isinstance(number, slice):
             return [self[k] for k in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        epoch, k = divmod(number, self.steps)
-        visited = permutation(self.seed, self.stage, epoch, self.samples)
-        return Order(epoch, tuple(visited[k * self.batch_size : (k + 1) * self.batch_size].tolist()))
+        step, turn = divmod(number, self.parts // self.ranks)
+        epoch, k = divmod(step, self.steps)
+        visited = permutation(self.seed, self.stage, epoch, self.samples)[k * self.batch_size :]
+        size = min(self.batch_size, self.samples) // self.parts
+        first = (turn * self.ranks + self.rank) * size
+        return Order(epoch, tuple(visited[first : first + size].tolist()), step)
 
 
 class Kitchen:
@@ -81,6 +104,8 @@ class Kitchen:
     def __getitem__(self, number: int) -> Batch:
         order = self.orders[number]
         images, targets = self.split.collate([self.split.sample(i, self._rng(order, i)) for i in order.indices])
+        if order.epoch is not None and isinstance(self.split, Varied):
+            images, targets = self.split.vary(images, targets, batch_rng(self.seed, self.stage, order.step))
         return Batch(images, targets, order.indices)
 
     def _rng(self, order: Order, index: int) -> np.random.Generator | None:

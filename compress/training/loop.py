@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn, optim
 
-from . import checkpoint
+from . import checkpoint, processes
+from .average import Average
 from .checkpoint import Standing
 from .dataset import Split
 from .interrupts import interrupts
@@ -20,16 +22,19 @@ from .loader import TrainingOrders, load
 from .optim import Settings, build_optimizer, learning_rate
 from .progress import Progress, rate
 from .randomness import step_seed
-from .regularizers import Attached, Recorded
+from .regularizers import Attached, Recorded, Scheduled
 from .shrinkage import Shrinkage, complaint, shrinkage
-from .step import TrainingError, all_finite, explained, set_learning_rate, start_fabric, take_step
+from .step import TrainingError, all_finite, compiled, explained, set_learning_rate, start_fabric, take_step
 from .task import Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from ..graph.graph import Cost
+
 LOG_EVERY = 10  # steps between two lines of metrics
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,10 @@ class Job:
     """All that decides what training does, and who wants to hear of it.
 
     stage: its name, part of where randomness comes from. folder: gets checkpoint and metrics. workers: processes that
-    make batches, 0 for a thread. attach: hooks a regularizer to the optimizer. validate: a network -> its metrics.
-    epoch_finished: told each epoch (from 1) and its metrics.
+    make batches, 0 for a thread. attach: hooks a regularizer to the optimizer. foresee: what would be left of a network
+    if it were pruned now, None where that is unknown. validate: a network -> its metrics, the task's headline among
+    them. epoch_finished: told each epoch (from 1) and its metrics. Under torchrun only the first process writes,
+    validates and tells.
     """
 
     stage: str
@@ -51,6 +58,7 @@ class Job:
     device: str = "cpu"
     workers: int = 0
     attach: Callable[[nn.Module, optim.Optimizer], Attached] | None = None
+    foresee: Callable[[nn.Module], Cost | None] | None = None
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     epoch_finished: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None
     progress: Progress = field(default_factory=Progress)
@@ -59,20 +67,29 @@ class Job:
 def train(job: Job) -> nn.Module:
     """Train job.model in place, going on from a checkpoint in job.folder where there is one, and return it.
 
-    Two runs with one seed, device and thread count give the same weights, bit for bit, however often they are stopped.
+    Two runs with one seed, device, thread count and number of processes give the same weights, bit for bit, however
+    often they are stopped.
 
     Raises: TrainingError at a loss or gradient that is not finite. KeyboardInterrupt at Ctrl-C, once the checkpoint is
     written. CompressError where the checkpoint does not fit.
     """
-    fabric = start_fabric(job.device, job.settings.precision)
+    settings = job.settings
+    fabric = start_fabric(job.device, settings.precision)
     model = job.model.to(fabric.device)
-    if job.settings.channels_last:
+    if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, job.settings)
+    optimizer = build_optimizer(model, settings)
     attached = job.attach(model, optimizer) if job.attach else None
+    average = Average(model, settings.ema) if settings.ema is not None else None
     try:
-        _run(job, fabric, model, optimizer, attached)
-        if isinstance(attached, Recorded):
+        standing = _run(job, fabric, _Trainee(model, optimizer, attached, average))
+        if average:
+            average.put(model)
+        if settings.keep == "best" and standing.best is not None:
+            processes.meet()  # the first one has written it
+            checkpoint.read_weights(job.folder / BEST, model)
+            job.progress.say(f"{job.stage}: keeps the network of epoch {standing.best_epoch}, the best one validated")
+        if isinstance(attached, Recorded) and processes.leads():
             attached.pictures(job.folder / "pictures")
     finally:
         if attached:
@@ -80,77 +97,148 @@ def train(job: Job) -> nn.Module:
     return model
 
 
-def _run(job: Job, fabric: Fabric, model: nn.Module, optimizer: optim.Optimizer, attached: Attached | None) -> None:
-    settings, saved = job.settings, job.folder / CHECKPOINT
-    untouched = shrinkage(attached.watched()) if attached else None  # of the stage's first network, also when resumed
-    standing = checkpoint.restore(saved, model, optimizer) if saved.exists() else Standing()
+@dataclass(frozen=True)
+class _Trainee:
+    """What changes with every step: the network, and all that goes with it."""
+
+    model: nn.Module
+    optimizer: optim.Optimizer
+    attached: Attached | None
+    average: Average | None
+
+    def shrinkage(self) -> Shrinkage | None:
+        return shrinkage(self.attached.watched()) if self.attached else None
+
+
+def _run(job: Job, fabric: Fabric, trainee: _Trainee) -> Standing:
+    """Every step that is left; where training stands then."""
+    settings, saved, leads = job.settings, job.folder / CHECKPOINT, processes.leads()
+    model, optimizer, attached, average = trainee.model, trainee.optimizer, trainee.attached, trainee.average
+    untouched = trainee.shrinkage()  # of the stage's first network, also when resumed
+    averaged = average.tensors if average else {}
+    standing = checkpoint.restore(saved, model, optimizer, averaged) if saved.exists() else Standing()
     precision = fabric.strategy.precision
     if standing.scaler:
         precision.load_state_dict(dict(standing.scaler))
-    if isinstance(attached, Recorded):
+    if isinstance(attached, Recorded) and leads:
         attached.observe(job.folder / "gamma", standing.step)
-    wrapped, stepper = fabric.setup(model, optimizer)
-    orders = TrainingOrders(len(job.split), settings.batch_size, settings.epochs, job.seed, job.stage)
-    steps = orders.steps
-    batches = load(job.split, orders, seed=job.seed, stage=job.stage, first=standing.step, workers=job.workers)
-    journal = Journal(job.folder, standing.step)
-    bar = job.progress.bar(job.stage, len(orders), standing.step)
-    sums, saved_at, images_per_second, shrunk = dict(standing.sums), time.monotonic(), rate(), ""
+    orders = _orders(job)
+    steps, total = orders.steps, orders.steps * settings.epochs
+    wrapped, stepper = fabric.setup(compiled(model, job.device) if settings.compile else model, optimizer)
+    first = standing.step * settings.accumulate
+    batches = load(job.split, orders, seed=job.seed, stage=job.stage, first=first, workers=job.workers)
+    journal = Journal(job.folder, standing.step) if leads else None
+    bar = job.progress.bar(job.stage, total, standing.step)
+    saved_at, images_per_second, shrunk, left = time.monotonic(), rate(), "", ""
     try:
         with interrupts() as stop_asked, bar as advance:
-            for step, batch in enumerate(batches, start=standing.step + 1):
+            for step, parts in enumerate(zip(*[batches] * settings.accumulate, strict=True), start=standing.step + 1):
                 epoch, ended = 1 + (step - 1) // steps, step % steps == 0
+                if (step - 1) % steps == 0 and _out_of_patience(settings, epoch - 1, standing):
+                    since = f"no better {job.task.headline} since epoch {standing.best_epoch}"
+                    job.progress.say(f"{job.stage}: ends after epoch {epoch - 1}, {since}")
+                    break
                 lr = learning_rate(settings, step - 1, steps)
                 set_learning_rate(optimizer, lr)
-                torch.manual_seed(step_seed(job.seed, job.stage, step))
+                if isinstance(attached, Scheduled):
+                    attached.begin(step - 1, total)
+                torch.manual_seed(step_seed(job.seed, job.stage, step, processes.rank()))
                 try:
-                    losses = take_step(fabric, wrapped, stepper, job.task, settings, batch)
+                    losses = take_step(fabric, wrapped, stepper, job.task, settings, parts)
                 except TrainingError as problem:
-                    raise explained(problem, job.stage, step, batch, settings, saved) from None
-                sums = {name: sums.get(name, 0.0) + loss for name, loss in losses.items()}
-                if isinstance(attached, Recorded):
+                    raise explained(problem, job.stage, step, parts, settings, saved) from None
+                if average:
+                    average.update(model, step)
+                sums = {name: standing.sums.get(name, 0.0) + loss for name, loss in losses.items()}
+                standing = replace(standing, step=step, sums=sums)
+                if isinstance(attached, Recorded) and leads:
                     attached.record(step, epoch, ended)
                 if step % LOG_EVERY == 0:
-                    journal.write("step", step, epoch, {**losses, "lr": lr})
-                    shrunk = f", {shrinkage(attached.watched())}" if attached else ""
+                    if journal:
+                        journal.write("step", step, epoch, {**losses, "lr": lr})
+                    shrunk = f", {trainee.shrinkage()}" if attached else ""
                 if ended:
-                    means = {name: total / steps for name, total in sums.items()}
-                    now = shrinkage(attached.watched()) if attached else None
-                    _finish_epoch(job, journal, model, step, epoch, means, untouched, now)
-                    sums = {}
-                pace = f"{images_per_second(len(batch.indices)):.0f} images/s"
-                advance(1, f"epoch {epoch}/{settings.epochs}, loss {losses['loss']:.3g}, {pace}{shrunk}")
+                    cost = job.foresee(model) if job.foresee and leads else None
+                    left = f", pruned now {cost}" if cost else ""
+                    standing = replace(standing, sums={})
+                    standing = _finish_epoch(job, trainee, journal, standing, epoch, sums, untouched, cost)
+                images = sum(len(part.indices) for part in parts) * processes.count()
+                pace = f"{images_per_second(images):.0f} images/s"
+                advance(1, f"epoch {epoch}/{settings.epochs}, loss {losses['loss']:.3g}, {pace}{shrunk}{left}")
 
-                waited = time.monotonic() - saved_at
-                due = waited > settings.checkpoint_seconds * (0.1 if ended else 1.0) and step < len(orders)
-                if (due or stop_asked()) and all_finite(model):
+                waited, stop = time.monotonic() - saved_at, processes.any_of(stop_asked(), fabric.device)
+                due = waited > settings.checkpoint_seconds * (0.1 if ended else 1.0) and step < total
+                if journal and (due or stop) and all_finite(model):
                     journal.sync()
-                    checkpoint.save(saved, model, optimizer, Standing(step, sums, precision.state_dict()))
+                    now = replace(standing, scaler=precision.state_dict())
+                    checkpoint.save(saved, model, optimizer, now, averaged)
                     saved_at = time.monotonic()
-                if stop_asked():
+                if stop:
                     raise KeyboardInterrupt
     finally:
-        journal.close()
+        if journal:
+            journal.close()
         batches.close()
+    return standing
+
+
+def _out_of_patience(settings: Settings, epoch: int, standing: Standing) -> bool:
+    """Whether training shall end after so many epochs."""
+    if settings.patience is None or not settings.validate_every or epoch % settings.validate_every:
+        return False
+    return epoch - standing.best_epoch >= settings.patience
+
+
+def _orders(job: Job) -> TrainingOrders:
+    """The batches of this process. Raises CompressError where they do not make equal parts."""
+    settings, count = job.settings, processes.count()
+    return TrainingOrders(
+        samples=len(job.split),
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        seed=job.seed,
+        stage=job.stage,
+        parts=settings.accumulate * count,
+        rank=processes.rank(),
+        ranks=count,
+    )
 
 
 def _finish_epoch(
     job: Job,
-    journal: Journal,
-    model: nn.Module,
-    step: int,
+    trainee: _Trainee,
+    journal: Journal | None,
+    standing: Standing,
     epoch: int,
-    means: dict[str, float],
+    sums: Mapping[str, float],
     untouched: Shrinkage | None,
-    now: Shrinkage | None,
-) -> None:
-    """Report an epoch: its mean losses, how far the watched weights have shrunk, and the validation where it is due."""
-    metrics = dict(means)
+    cost: Cost | None,
+) -> Standing:
+    """Report an epoch: mean losses, how far the watched weights have shrunk, and the validation where it is due.
+
+    sums: of the epoch's losses. cost: of the network if it were pruned now. The standing after it says whether the
+    validation was the best one; such a network is written to BEST where that is the one to keep.
+    """
+    settings, now, model = job.settings, trainee.shrinkage(), trainee.model
+    metrics = {name: total / (len(job.split) // settings.batch_size or 1) for name, total in sums.items()}
     if untouched and now:
         metrics |= {"gamma_small": now.share, "gamma_median": now.median}
-        if epoch == 1 and (line := complaint(untouched, now, job.settings.epochs)):
+        risen = trainee.attached.rises if isinstance(trainee.attached, Scheduled) else 0.0
+        judged = min(1 + int(risen * settings.epochs), settings.epochs)
+        if epoch == judged and (line := complaint(untouched, now, settings.epochs, judged)):
             job.progress.say(f"{job.stage}: {line}")
-    if job.validate and job.settings.validate_every and epoch % job.settings.validate_every == 0:
-        metrics |= {f"val_{name}": value for name, value in job.validate(model).items()}
-    journal.write("epoch", step, epoch, metrics)
-    job.epoch_finished(epoch, metrics)
+    if cost:
+        metrics |= {"pruned_params": cost.params, "pruned_macs": cost.macs}
+    if job.validate and settings.validate_every and epoch % settings.validate_every == 0:
+        with trainee.average.lent(model) if trainee.average else nullcontext():
+            found = processes.told(dict(job.validate(model)) if journal else {})
+            metrics |= {f"val_{name}": value for name, value in found.items()}
+            reached = found.get(job.task.headline)
+            if reached is not None and (standing.best is None or reached > standing.best):
+                standing = replace(standing, best=reached, best_epoch=epoch)
+                if journal and settings.keep == "best":
+                    checkpoint.write_tensors(job.folder / BEST, model.state_dict())
+    if journal:
+        journal.write("epoch", standing.step, epoch, metrics)
+        job.epoch_finished(epoch, metrics)
+    return standing

@@ -21,7 +21,16 @@ def sample_rng(seed: int, stage: str, epoch: int, index: int) -> np.random.Gener
     return np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch, 1 + index])
 
 
-def step_seed(seed: int, stage: str, step: int) -> int:
-    """The seed for torch's global generator before a step (dropout and the like), in [0, 2^63)."""
-    words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), step]).generate_state(1, np.uint64)
+def batch_rng(seed: int, stage: str, step: int) -> np.random.Generator:
+    """The generator that changes what a step (counted from 0) learns from as a whole, e.g. its size in pixels."""
+    return np.random.default_rng([seed, zlib.crc32(stage.encode()), step, 0])  # samples have 1 and more there
+
+
+def step_seed(seed: int, stage: str, step: int, rank: int = 0) -> int:
+    """The seed for torch's global generator before a step (dropout and the like), in [0, 2^63).
+
+    rank: of the process, so that no two of them drop the same.
+    """
+    place = [seed, zlib.crc32(stage.encode()), step, *([rank] if rank else [])]
+    words = np.random.SeedSequence(place).generate_state(1, np.uint64)
     return int(words[0] >> 1)

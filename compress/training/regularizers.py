@@ -41,6 +41,23 @@ class Recorded(Attached, Protocol):
         """Draw what was recorded into `folder` (made where missing) at the stage's end; the files made."""
 
 
+@runtime_checkable
+class Scheduled(Attached, Protocol):
+    """An attached regularizer whose strength changes on the way; the training loop asks with isinstance.
+
+    rises: the fraction of the training over which it only becomes what it is; before that nobody judges its effect.
+    """
+
+    rises: float
+
+    def begin(self, step: int, steps: int) -> None:
+        """To be called before every step, with the step's learning rate set. step: from 0, of `steps` in all.
+
+        What it decides may depend on these, on the weights and the learning rate alone, and on nothing remembered from
+        earlier steps: so a run that was killed goes on as if it had not been.
+        """
+
+
 class Regularizer(Plugin):
     """Shrinks what a criterion will rank. `attach` hooks the optimizer; the training loop calls nothing else."""
 

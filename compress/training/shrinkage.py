@@ -31,11 +31,11 @@ def shrinkage(watched: Mapping[str, Tensor]) -> Shrinkage | None:
     return Shrinkage((sizes < SMALL).float().mean().item(), sizes.median().item(), sizes.numel())
 
 
-def complaint(start: Shrinkage, after: Shrinkage, epochs: int) -> str | None:
-    """One line if, at the pace of the first of `epochs` epochs, the watched weights go nowhere; else None."""
-    if after.share > start.share or (start.median - after.median) * epochs > 0.1 * start.median:
+def complaint(start: Shrinkage, after: Shrinkage, epochs: int, done: int = 1) -> str | None:
+    """One line if, at the pace of the first `done` of `epochs` epochs, the watched weights go nowhere; else None."""
+    if after.share > start.share or (start.median - after.median) * epochs > 0.1 * start.median * done:
         return None
     return (
         f"the regularizer hardly moves anything: median |gamma| {start.median:.4g} -> {after.median:.4g} in the first "
-        f"of {epochs} epochs; raise `strength` (or `lr`, or train for longer)"
+        f"{'' if done == 1 else f'{done} '}of {epochs} epochs; raise `strength` (or `lr`, or train for longer)"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,6 +60,10 @@ class Sparsifier:
         short training is too little for a scale to come from 1 to 0 by merit.
     model: the network, where the graph no longer reaches it by itself.
 
+    Before any step one may set anew `strength`; `shares`, name of a scale -> (channels,), how much of the pull each of
+    its entries gets where that is not all of it; and in mode proximal `choose`, a function that gives the threshold
+    instead: it is called with what the optimizer's step has made of the scales, name -> (channels,); it may set shares.
+
     A weight decay that the optimizer puts on these scales acts as well, once and before the threshold (an elastic net);
     it is said in the log, because slimming wants none there. Under automatic mixed precision, a step that the gradient
     scaler skips shrinks nothing, and gradients still scaled (fused optimizers) get the penalty in the same scale.
@@ -89,16 +93,24 @@ class Sparsifier:
         model = model if model is not None else graph.model
         if model is None:
             raise CompressError("the traced model is gone; pass it: Sparsifier(graph, optimizer, model=model)")
+        if mode == "subgradient" and not isinstance(optimizer, optim.SGD):
+            logging.getLogger("compress").warning(
+                "mode subgradient is void under %s, which divides a gradient by its own size: every gamma is pulled by "
+                "about lr, whatever the strength; take mode proximal",
+                type(optimizer).__name__,
+            )
         kept = dict(frozen or {})
         if policy is not None:
             kept.update(policy.freeze(graph, model))
-        self.strength, self.mode, self.pace = strength, mode, pace
+        self.strength, self.mode, self.pace, self._optimizer = strength, mode, pace, optimizer
         self.scales = find_scales(graph, model, optimizer, kept)
         decayed = [s.name for s in self.scales if optimizer.param_groups[s.group].get("weight_decay")]
         if decayed:
             logging.getLogger("compress").warning(
                 "%d scales have a weight decay beside the sparsity, both shrink them: %s, ...", len(decayed), decayed[0]
             )
+        self.shares: Mapping[str, Tensor] = {}
+        self.choose: Callable[[Mapping[str, Tensor]], float] | None = None
         self._before: list[Tensor] = []
         self._hooks = (
             optimizer.register_step_pre_hook(lambda o, *_: self._prepare(o)),
@@ -114,6 +126,10 @@ class Sparsifier:
         for hook in self._hooks:
             hook.remove()
 
+    def threshold(self, strength: float, group: int = 0) -> float | Tensor:
+        """How far a step of that strength shrinks a scale that the optimizer's parameter group holds."""
+        return pull(self._optimizer.param_groups[group]) * strength * self.pace
+
     @torch.no_grad()
     def _prepare(self, optimizer: optim.Optimizer) -> None:
         """Before a step: note where the scales are, and add the sub-gradient where that is the mode."""
@@ -124,18 +140,20 @@ class Sparsifier:
         strength = self.strength if loss_scale is None else self.strength * loss_scale
         for scale in self.scales:
             if scale.tensor.grad is not None:
-                scale.tensor.grad[scale.where] += strength * scale.values().sign()
+                scale.tensor.grad[scale.where] += strength * self.shares.get(scale.name, 1.0) * scale.values().sign()
 
     @torch.no_grad()
     def _finish(self, optimizer: optim.Optimizer) -> None:
         """After a step: move the scales on by the pace, then apply the threshold where that is the mode."""
         skipped = getattr(optimizer, "found_inf", None)
-        for number, scale in enumerate(self.scales):
-            values = scale.values()
-            if self._before:
-                values = self._before[number].lerp(values, self.pace)
+        after = {scale.name: scale.values() for scale in self.scales}
+        if self._before:
+            after = {n: b.lerp(v, self.pace) for b, (n, v) in zip(self._before, after.items(), strict=True)}
+        chosen = None if self.choose is None else self.choose(after)
+        for scale, values in zip(self.scales, after.values(), strict=True):
             if self.mode == "proximal":
-                threshold = pull(optimizer.param_groups[scale.group]) * self.strength * self.pace
+                threshold = self.threshold(self.strength, scale.group) if chosen is None else chosen
+                threshold = threshold * self.shares.get(scale.name, 1.0)
                 if skipped is not None:
                     threshold = threshold * (1 - skipped)
                 values = values.sign() * (values.abs() - threshold).clamp(min=0)

@@ -18,6 +18,7 @@ from .comparing import check_still, largest_difference, other_batches, outputs, 
 
 FILE = "model.onnx"
 
+
 class OnnxExporter(Exporter):
     """ONNX, for ONNX Runtime, TensorRT, OpenVINO and the rest; the batch size stays free where the network lets it."""
 

@@ -26,7 +26,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "yours.yaml").write_text("")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/compress"
-    command.write_text(f"#!/bin/sh\nexec {sys.executable} -m compress \"$@\"\n")
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m compress "$@"\n')
     command.chmod(0o755)
     return tmp_path
 

@@ -11,6 +11,7 @@ import compress
 from compress.graph.rules import RULES
 from compress.graph.rules.elementwise import elementwise
 from compress.pruning.replay import mask
+from compress.pruning.verify import TOLERANCE
 
 
 class Rolled(nn.Module):
@@ -142,3 +143,21 @@ def test_parameters_that_the_forward_never_uses_are_named():
     assert graph.unused == ("other.0.weight",)
     assert "never used by the forward in eval mode (32 parameters" in graph.explain()
     assert compress.prune(model, torch.randn(1, 3, 16, 16), ratio=0.5).model.other[0].weight.shape == (4, 8, 1, 1)
+
+
+def test_float64_decides_where_the_code_writes_float32_out(monkeypatch):
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.body, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 3, 1)
+
+        def forward(self, x):
+            y = self.body(self.first(x).relu()).relu().float()
+            grid = torch.linspace(-1, 1, 7, dtype=torch.float32).expand(len(x), 5, 7)
+            return self.last(nn.functional.grid_sample(y, torch.stack([grid, grid], -1), align_corners=True))
+
+    monkeypatch.setitem(TOLERANCE, torch.float32, -1.0)  # as if float32 always left doubt
+    pruned = compress.prune(Written(), torch.rand(1, 3, 8, 8), ratio=0.5)
+    assert pruned.verification.passed and pruned.verification.dtype == "float64"
+    assert not [name for name, why in pruned.frozen.items() if why.by == "verification"]
+    assert pruned.model.body.weight.shape[:2] == (8, 8)

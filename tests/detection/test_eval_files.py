@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 import compress
 from compress import CompressError
 from compress.cli import main
+from compress.stages import given
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CFG = """[net]
@@ -40,6 +42,12 @@ activation=linear
 anchors=20,10, 40,40
 classes=1
 """
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured for a moment only: it is not what these tests look at."""
+    monkeypatch.setattr(given, "measure_given", partial(given.measure_given, seconds=0.05))
 
 
 @pytest.fixture
@@ -108,6 +116,7 @@ FILES = ["net.cfg", "--weights", "net.weights", "--data", "things"]
         (["nett.cfg", *FILES[1:]], "cfg 'nett.cfg': neither a file nor the name of a shipped cfg"),
         (["net.cfg", "--weights", "x.weights", *FILES[3:]], "no such file: "),
         (["net.cfg", "--weights", "net.cfg", *FILES[3:]], "net.cfg: expected 16 bytes of header and 4 bytes a number"),
+        ([*FILES[:4], "nowhere"], "nowhere: no such file or folder"),
         ([*FILES, "--size", "wide"], "--size wide: expected pixels, 320 or 256x320"),
         ([*FILES, "--size", "100"], "image_size: 100 is no multiple of 32"),
         ([*FILES, "task.nms=1"], "'task.nms=1': unknown option 'nms' of yolov3; did you mean 'nms_iou'?"),

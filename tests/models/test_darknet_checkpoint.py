@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,21 @@ def cfg(tmp_path: Path) -> Path:
 
 def build(cfg: Path, weights: Path, cutoff: int | None = None) -> nn.Module:
     return DarknetArchitecture(cfg=cfg, weights=weights, cutoff=cutoff).build(1, (64, 64)).eval()
+
+
+@pytest.mark.parametrize("home", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+@torch.no_grad()
+def test_numbers_of_numpy_may_stand_beside_the_state_dict(cfg: Path, tmp_path: Path, home: bytes) -> None:
+    """As ultralytics' trainer keeps its best score; NumPy's module was called otherwise then."""
+    model = old_network(conv="Conv2d", norm="BatchNorm2d")
+    kept = {"best_fitness": np.array([0.5]), "score": np.float64(0.5), "model": model.state_dict()}
+    torch.save(kept, tmp_path / "last.pt", _use_new_zipfile_serialization=False)
+    written = (tmp_path / "last.pt").read_bytes()
+    renamed = re.sub(rb"c(numpy\.\w+\.multiarray)\n", b"c" + home + b"\n", written)
+    assert renamed.count(home) == 2
+    (tmp_path / "last.pt").write_bytes(renamed)
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(build(cfg, tmp_path / "last.pt")(images)[0], model(images))
 
 
 SAVED: Mapping[str, Callable[[OldScript], Any]] = {

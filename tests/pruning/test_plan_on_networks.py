@@ -80,7 +80,7 @@ def test_a_plan_says_how_it_was_made(resnet):
     _, graph = resnet
     plan = compress.plan(graph, "random", keep_params=0.7, scope="global", round_to=4, ignore=("layer4.*",))
     assert json.loads(json.dumps(plan.settings)) == {
-        "criterion": {"uses": "random", "seed": 0},
+        "criterion": {"uses": "random", "seed": 0, "aggregate": "sum", "normalize": "none"},
         "keep_params": 0.7,
         "scope": "global",
         "round_to": 4,

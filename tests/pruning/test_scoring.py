@@ -10,9 +10,9 @@ import torch
 from hand_made import HandMadeGraph, make_graph
 from torch import nn
 
-from compress import CompressError, Criterion, Group, Member, Part
+from compress import Calibration, CompressError, Criterion, Group, Member, Part
 from compress.pruning.magnitude import L1, L2, Random
-from compress.pruning.scoring import gradients, score
+from compress.pruning.scoring import look, score
 
 
 def place(name, dim, index, unit=None, role="other", buffer=False):
@@ -185,13 +185,20 @@ def test_weights_must_be_the_traced_ones_in_shape_and_have_values():
         score(graph, L1(), {"a.weight": torch.ones(4, 2, device="meta")})
 
 
+class Sloped(Criterion):
+    """Any criterion that needs gradients."""
+
+    name = "sloped"
+    needs_gradients = True
+
+
 def test_gradients_are_the_mean_over_batches_and_leave_the_model_alone():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double().train()
     model[0].bias.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batches = [torch.randn(5, 3).double() for _ in range(3)]
-    found = gradients(model, batches, lambda m, x: m(x).square().mean())
+    found = look(Sloped(), model, Calibration(batches, lambda m, x: m(x).square().mean())).gradients
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters()) and model.training and not model[0].bias.requires_grad
     model.eval()
@@ -202,8 +209,8 @@ def test_gradients_are_the_mean_over_batches_and_leave_the_model_alone():
     for name, p in model.named_parameters():
         torch.testing.assert_close(found[name], p.grad)
     with pytest.raises(CompressError, match="no batches"):
-        gradients(model, [], lambda m, x: m(x).sum())
+        look(Sloped(), model, Calibration([], lambda m, x: m(x).sum()))
     with pytest.raises(CompressError, match="pass calibration="):
-        gradients(model, None, None)
+        look(Sloped(), model, None)
     with pytest.raises(CompressError, match="calibration batch 1: expected one finite number"):
-        gradients(model, batches, lambda m, x: m(x))
+        look(Sloped(), model, Calibration(batches, lambda m, x: m(x)))

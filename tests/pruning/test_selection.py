@@ -260,7 +260,7 @@ def test_a_graph_without_anything_to_cut_says_what_is_in_the_way():
         ({"ratio": 0.5, "keep_macs": 0.5}, "ratio and keep_macs were given"),
         ({"keep_params": 0}, "keep_params"),
         ({"keep_macs": float("nan")}, "keep_macs"),
-        ({"scope": "layer"}, "scope: expected 'local' or 'global', found 'layer'"),
+        ({"scope": "layer"}, "scope: expected 'local', 'global' or 'isomorphic', found 'layer'"),
         ({"round_to": 0}, "round_to: expected an integer of at least 1"),
         ({"round_to": 2.0}, "round_to"),
         ({"min_keep": 0}, "min_keep"),

@@ -72,7 +72,7 @@ def same(one: Recipe, other: Recipe) -> bool:
         ("criterion: l2", "criterion: {uses: random, ^sed: 1}", "unknown option 'sed' of random; did you mean 'seed'?"),
         ("criterion: l2", "^scop: global", "unknown option 'scop' of prune; did you mean 'scope'?"),
         ("criterion: l2", "scope: ^globl", "'scope' of prune: expected 'local' or 'global', got \"globl\"; did"),
-        ("criterion: l2", "keep_macs: ^0.5", "give one of ratio, keep_macs, keep_params"),
+        ("criterion: l2", "keep_macs: ^0.5", "give ratio, or budgets: keep_macs, keep_params, keep"),
         ("start: fresh", "start: ^desne", "stage 'sparse': no earlier stage 'desne' leaves a network; did you mean"),
         ("id: sparse", "id: ^dense", "two stages have the id 'dense'; the first is at changed.yaml:8:10"),
         ("id: cut", "id: ^model", "'id': expected a word"),
@@ -303,7 +303,16 @@ def test_an_unknown_recipe_names_the_nearest_shipped_one(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+PROFILED = sorted(name for name, path in shipped().items() if "\nprofiles:\n" in path.read_text(encoding="utf-8"))
+
+
+def test_recipes_without_profiles_are_known_to_be_so() -> None:
+    """What they are held against is in tests/classification."""
+    plain = {"digits", "slimming_vgg19", "slimming_resnet164", "slimming_densenet40"}
+    assert set(shipped()) - set(PROFILED) == plain
+
+
+@pytest.mark.parametrize("name", PROFILED)
 def test_shipped_recipes_are_in_order_in_every_profile(name: str, folder: Path) -> None:
     """Away from the checkout, found by name; only their data may be missing."""
     quick = load(name, profile="quick")

@@ -99,6 +99,103 @@ def test_it_learns(tmp_path):
     assert [line["epoch"] for line in read(tmp_path) if line["kind"] == "epoch"] == list(range(1, 13))
 
 
+def validated(job: Job, accuracy: Callable[[int], float]) -> Job:
+    """The job with a validation that finds what `accuracy` says of the epoch, and remembers each network it saw."""
+    seen = 0
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        nonlocal seen
+        seen += 1
+        return {"accuracy": accuracy(seen)}
+
+    return replace(job, validate=validate)
+
+
+def test_averaged_weights_are_what_is_validated_and_left(tmp_path):
+    """Against the definition, step by step: a_t = d a_{t-1} + (1 - d) w_t, d = min(decay, (1 + t) / (10 + t))."""
+    steps: list[dict[str, torch.Tensor]] = []
+    validated_weights: list[torch.Tensor] = []
+    averaging = job(tmp_path / "a", ema=0.3, epochs=2, validate_every=1)
+
+    def attach(model: nn.Module, optimizer: optim.Optimizer) -> Pulled:
+        def note(*_: Any) -> None:
+            steps.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+        note()
+        optimizer.register_step_post_hook(note)
+        return Pulled(optimizer, {}, 0.0)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        validated_weights.append(model.state_dict()["head.weight"].clone())
+        return {"accuracy": 0.5}
+
+    left = train(replace(averaging, attach=attach, validate=validate)).state_dict()
+    expected, seen = {name: t.double() for name, t in steps[0].items()}, []
+    for t, now in enumerate(steps[1:], start=1):
+        decay = min(0.3, (1 + t) / (10 + t))
+        expected = {name: decay * expected[name] + (1 - decay) * now[name] for name in now}
+        seen.append(expected["head.weight"])
+    assert len(seen) == 10
+    for name, tensor in left.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, expected[name].float(), rtol=1e-5, atol=1e-6)
+    assert left["stem.1.num_batches_tracked"] == 10
+    torch.testing.assert_close(validated_weights[0], seen[4].float())
+    assert (left["head.weight"] != steps[-1]["head.weight"]).any()
+    raw = train(job(tmp_path / "b", epochs=2)).state_dict()  # the average is kept beside the weights, not instead
+    assert torch.equal(raw["head.weight"], steps[-1]["head.weight"])
+
+
+def test_parts_of_a_batch_teach_what_the_whole_batch_does(tmp_path):
+    """Where nothing depends on a batch's statistics: norms in eval mode, no dropout, a loss that is a mean."""
+    ends = []
+    for name, parts in (("whole", 1), ("parts", 4)):
+        part = job(tmp_path / name, accumulate=parts, epochs=2)
+        part = replace(part, model=toy.Calm(part.model))
+        ends.append(weights(train(part)))
+    for name in ends[0]:
+        np.testing.assert_allclose(ends[0][name], ends[1][name], rtol=1e-4, atol=1e-6)
+    assert len(read(tmp_path / "parts")) == len(read(tmp_path / "whole"))
+    with pytest.raises(CompressError, match=r"batch_size: 8 images do not make 3 equal parts .* try 6"):
+        train(job(tmp_path / "odd", accumulate=3))
+
+
+def test_the_best_network_is_kept_and_patience_ends(tmp_path, capsys):
+    curve = [0.1, 0.5, 0.7, 0.6, 0.7, 0.2, 0.9]
+    ends = {}
+    for keep in ("best", "last"):
+        settings = {"validate_every": 1, "patience": 3, "keep": keep, "epochs": 7}
+        told = replace(job(tmp_path / keep, **settings), progress=Progress(stream=sys.stdout))
+        ends[keep] = weights(train(validated(told, lambda epoch: curve[epoch - 1])))
+        assert [line["epoch"] for line in read(tmp_path / keep) if line["kind"] == "epoch"] == [1, 2, 3, 4, 5, 6]
+        assert "base: ends after epoch 6, no better accuracy since epoch 3" in capsys.readouterr().out
+    stopped: dict[int, dict[str, np.ndarray]] = {}
+
+    def note(model: nn.Module) -> dict[str, float]:
+        stopped[len(stopped) + 1] = weights(model)
+        return {"accuracy": 0.0}
+
+    train(replace(job(tmp_path / "all", validate_every=1, epochs=7), validate=note))
+    assert_same(ends["best"], stopped[3])
+    assert_same(ends["last"], stopped[6])
+
+
+def test_compiling_without_a_compiler_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(CompressError, match=r"^compile: needs a C\+\+ compiler on a CPU"):
+        train(job(tmp_path, compile=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(tmp_path):
+    plain = weights(train(job(tmp_path / "plain", epochs=1, batch_size=20)))
+    compiled = job(tmp_path / "compiled", epochs=1, batch_size=20, compile=True)
+    translated = weights(train(compiled))
+    assert plain.keys() == translated.keys() and type(compiled.model) is toy.Net
+    for name in plain:
+        np.testing.assert_allclose(plain[name], translated[name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_ctrl_c_keeps_a_checkpoint_and_the_end_is_the_same(tmp_path, optimizer):
     whole = weights(train(job(tmp_path / "whole", optimizer=optimizer)))
@@ -119,10 +216,11 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_end_is_the_same(tmp_path, optimizer):
     assert (tmp_path / "stopped" / METRICS).read_bytes() == (tmp_path / "whole" / METRICS).read_bytes()
 
 
-def test_killed_at_random_points_ends_the_same(tmp_path):
+@pytest.mark.parametrize("how", ["plain", "everything"])
+def test_killed_at_random_points_ends_the_same(tmp_path, how):
     """kill -9 again and again: each attempt is a forked process that is shot after a random time."""
     script = Path(__file__).with_name("shoot.py")
-    run = [sys.executable, str(script), str(tmp_path)]
+    run = [sys.executable, str(script), str(tmp_path), how]
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     shots = json.loads(done.stdout)
@@ -132,9 +230,13 @@ def test_killed_at_random_points_ends_the_same(tmp_path):
         assert (whole / file).read_bytes() == (shot / file).read_bytes()
 
 
-def test_divergence_names_step_pictures_and_checkpoint(tmp_path):
+EVERYTHING = {"accumulate": 2, "ema": 0.9, "optimizer": "adamw", "schedule": "step", "lr": 0.01}
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_divergence_names_step_pictures_and_checkpoint(tmp_path, settings):
     with pytest.raises(TrainingError, match=r"training diverged at step \d+: the loss is not finite: loss nan") as said:
-        train(job(tmp_path, poison=7))
+        train(job(tmp_path, poison=7, **settings))
     assert "stripes-007" in str(said.value) and "no checkpoint was made yet" in str(said.value)
     assert "\n" not in str(said.value) and isinstance(said.value, CompressError)
 
@@ -143,13 +245,14 @@ def test_divergence_names_step_pictures_and_checkpoint(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(replace(job(tmp_path / "later"), epoch_finished=press))
+        train(replace(job(tmp_path / "later", **settings), epoch_finished=press))
     with pytest.raises(TrainingError, match=r"the last good checkpoint is .*later/checkpoint"):
-        train(job(tmp_path / "later", poison=7))
+        train(job(tmp_path / "later", poison=7, **settings))
 
 
-def test_exploding_gradient_is_no_silent_poison(tmp_path):
-    exploding = job(tmp_path)
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_exploding_gradient_is_no_silent_poison(tmp_path, settings):
+    exploding = job(tmp_path, **settings)
 
     class Exploding(toy.ToyTask):
         name = "exploding"

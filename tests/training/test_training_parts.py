@@ -38,6 +38,36 @@ def test_an_epoch_visits_each_sample_at_most_once_in_whole_batches(n, batch, epo
         assert {len(order.indices) for order in mine} == {min(batch, n)}
 
 
+@given(
+    n=st.integers(12, 60),
+    size=st.integers(1, 3),
+    accumulate=st.integers(1, 2),
+    ranks=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_the_parts_of_all_processes_are_the_batch(n, size, accumulate, ranks, seed):
+    batch = size * accumulate * ranks
+    whole = TrainingOrders(n, batch, 2, seed, "arm")
+    parts = [TrainingOrders(n, batch, 2, seed, "arm", accumulate * ranks, rank, ranks) for rank in range(ranks)]
+    assert {len(part) for part in parts} == {len(whole) * accumulate}
+    together = TrainingOrders(n, batch, 2, seed, "arm", accumulate * ranks)
+    for step, order in enumerate(whole):
+        mine = [part[step * accumulate + turn] for turn in range(accumulate) for part in parts]
+        indices = [i for each in mine for i in each.indices]
+        assert len(indices) == (batch if n >= batch else n - n % (accumulate * ranks))
+        assert indices == list(order.indices[: len(indices)])
+        assert {each.step for each in mine} == {step} and {each.epoch for each in mine} == {order.epoch}
+        assert mine == together[step * len(mine) : (step + 1) * len(mine)]
+
+
+def test_a_split_may_change_whole_batches_the_parts_of_a_step_alike():
+    split, orders = toy.Stripes(32, 1, varied=True), TrainingOrders(32, 8, 3, 5, "arm", parts=2)
+    sizes = [batch.images.shape[2] for batch in load(split, orders, seed=5, stage="arm")]
+    assert sizes[::2] == sizes[1::2] and len(set(sizes)) > 2
+    assert sizes == [batch.images.shape[2] for batch in load(split, orders, seed=5, stage="arm", workers=1)]
+    assert {batch.images.shape[2] for batch in load(split, evaluation_orders(32, 8))} == {toy.SIZE}
+
+
 @given(n=st.integers(0, 50), batch=st.integers(1, 20))
 def test_evaluation_visits_every_sample_once_in_order(n, batch):
     orders = evaluation_orders(n, batch)
@@ -126,7 +156,7 @@ def test_decay_pulls_on_convolutions_and_linear_layers_only():
 
 
 @given(
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    schedule=st.sampled_from(["cosine", "linear", "step", "constant"]),
     epochs=st.integers(1, 12),
     steps=st.integers(1, 30),
     warmup=st.floats(0, 15),
@@ -136,10 +166,14 @@ def test_learning_rate_rises_to_the_peak_and_falls_to_its_end(schedule, epochs, 
     settings = Settings(epochs=epochs, lr=0.3, warmup=warmup, schedule=schedule, final_lr=final)
     rates = [learning_rate(settings, step, steps) for step in range(epochs * steps)]
     rise = min(round(warmup * steps), len(rates) - 1)
-    assert rates[rise] == pytest.approx(0.3) and max(rates) <= 0.3 + 1e-12 and min(rates) >= 0
+    assert (schedule == "step" and 2 * rise >= len(rates)) or rates[rise] == pytest.approx(0.3)
+    assert max(rates) <= 0.3 + 1e-12 and min(rates) >= 0
     assert rates[:rise] == sorted(rates[:rise]) and rates[rise:] == sorted(rates[rise:], reverse=True)
     if schedule == "constant":
         assert set(rates[rise:]) == {0.3}
+    elif schedule == "step":
+        passed = [sum(step >= m * len(rates) for m in (0.5, 0.75)) for step in range(rise, len(rates))]
+        assert rates[rise:] == pytest.approx([0.3 * 0.1**k for k in passed])
     elif len(rates) - rise > 1:
         assert rates[-1] == pytest.approx(0.3 * final, abs=1e-12)
     if schedule == "cosine" and (len(rates) - rise) % 2 == 1 and len(rates) - rise > 1:
@@ -155,6 +189,24 @@ def trained(optimizer: str, steps: int = 3) -> tuple[nn.Module, torch.optim.Opti
         made.step()
         made.zero_grad()
     return model, made
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw"])
+def test_a_fused_step_is_that_of_the_plain_optimizer(optimizer):
+    """On weights in channels-last memory too; 16-mixed takes the plain ones, whose gradients can be clipped there."""
+    ends = []
+    for precision, fused in (("32-true", True), ("16-mixed", False)):
+        torch.manual_seed(0)
+        model = toy.Net(4).to(memory_format=torch.channels_last)
+        made = build_optimizer(model, Settings(optimizer=optimizer, lr=0.01, precision=precision))
+        assert made.defaults["fused"] is fused
+        for _ in range(4):
+            model.eval()(torch.rand(4, 3, 16, 16).to(memory_format=torch.channels_last)).square().mean().backward()
+            made.step()
+            made.zero_grad()
+        ends.append(model.state_dict())
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -33,6 +33,20 @@ class Net(nn.Module):
         return self.head(self.drop(x.mean((2, 3))))
 
 
+class Calm(nn.Module):
+    """A network whose norms and dropout stay in eval mode: what it does to an image depends on that image alone."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images)
+
+
 class ToyNet(Architecture):
     """The tests' network."""
 
@@ -44,10 +58,15 @@ class ToyNet(Architecture):
 
 
 class Stripes:
-    """Stripes of one of four directions under noise. poison: an index whose picture is NaN. slow: seconds a sample."""
+    """Stripes of one of four directions under noise.
 
-    def __init__(self, length: int, salt: int, poison: int | None = None, slow: float = 0.0) -> None:
-        self.length, self.salt, self.poison, self.slow = length, salt, poison, slow
+    poison: an index whose picture is NaN. slow: seconds a sample. varied: batches have a size of their own.
+    """
+
+    def __init__(
+        self, length: int, salt: int, poison: int | None = None, slow: float = 0.0, varied: bool = False
+    ) -> None:
+        self.length, self.salt, self.poison, self.slow, self.varied = length, salt, poison, slow, varied
 
     def __len__(self) -> int:
         return self.length
@@ -72,19 +91,24 @@ class Stripes:
             images = images * float("nan")
         return images, targets
 
+    def vary(self, images: Tensor, targets: Any, rng: np.random.Generator) -> tuple[Tensor, Any]:
+        side = 2 * int(rng.integers(SIZE // 4, SIZE // 2 + 1)) if self.varied else SIZE
+        return images[..., :side, :side], targets
+
 
 class ToyStripes(Dataset):
-    """The tests' pictures. train, val: how many. poison, slow: as Stripes has them."""
+    """The tests' pictures. train, val: how many. poison, slow, varied: as Stripes has them."""
 
     name = "toy-stripes"
     train: int = 64
     val: int = 32
     poison: int | None = None
     slow: float = 0.0
+    varied: bool = False
 
     def open(self) -> Data:
         classes = ("across", "down", "rising", "falling")
-        train, val = Stripes(self.train, 1, self.poison, self.slow), Stripes(self.val, 2)
+        train, val = Stripes(self.train, 1, self.poison, self.slow, self.varied), Stripes(self.val, 2)
         fingerprint = f"stripes-{self.train}-{self.val}"
         return Data("stripes", classes, train, val, (SIZE, SIZE), fingerprint, synthetic=True, subsets=("even", "odd"))
 

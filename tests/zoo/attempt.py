@@ -105,7 +105,7 @@ def in_the_way(graph: Any, pruned: Any) -> list[dict[str, Any]]:
 
 def without_places(reason: str) -> str:
     """A reason without the module and the sizes that it names, so that equal ones can be counted."""
-    reason = re.sub(r" in (the model|[\w]+(\.[\w]+)*)(?=[ :,)]|$)", "", reason)
+    reason = re.sub(r" in (the model|[\w-]+(\.[\w-]+)*)(?=[ :,)]|$)", "", reason)
     return re.sub(r"\b\d+\b", "N", reason)
 
 

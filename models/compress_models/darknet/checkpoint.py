@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def load_checkpoint(model: Darknet, path: Path, cutoff: int | None = None) -> No
     norm is told by their tensors, for the names differ. cutoff: read layers 0 to cutoff - 1 only.
 
     Raises: CompressError, with nothing loaded, where the file holds something else than this network's numbers. Nothing
-    in it is run: torch.load(weights_only=True).
+    in it is run: torch.load(weights_only=True), with NumPy's numbers let in, which stand beside many a state_dict.
     """
     found = _layers(path)
     copies: list[tuple[Tensor, Tensor]] = []
@@ -90,7 +92,8 @@ def _layers(path: Path) -> dict[int, dict[str, Tensor]]:
 def _state(path: Path) -> Mapping[str, Tensor]:
     """The state_dict of a file, by itself or within what a training script keeps beside it."""
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numbers()):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CompressError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a broken archive, or a pickle that would run code: torch has many names for it
@@ -106,6 +109,14 @@ def _state(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, dict):
         raise CompressError(f"{path}: expected a state_dict, found {type(content).__name__}")
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _numbers() -> list[Any]:
+    """What a pickle names to make NumPy's arrays and scalars of numbers, by NumPy's old names and its new ones."""
+    makers = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    homes = ("numpy.core.multiarray", "numpy._core.multiarray")
+    named = [(maker, f"{home}.{maker.__name__}") for maker in makers for home in homes]  # type: ignore[union-attr]
+    return [*named, np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}, codecs.encode]
 
 
 def _fields(layer: Convolutional) -> dict[str, Tensor]:

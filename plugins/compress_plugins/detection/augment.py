@@ -23,12 +23,16 @@ class Augment:
 
     flip: probability of mirroring. scale: the zoom is between 1 - scale and 1 + scale. translate: largest shift, a
     fraction of the image. hsv: largest hue rotation (a fraction of a turn), relative change of saturation and of value.
+    mosaic: probability of being one of four in a mosaic. multi_scale: a batch's size is between 1 - multi_scale and
+    1 + multi_scale of the frame's.
     """
 
     flip: float = 0.5
     scale: float = 0.3
     translate: float = 0.1
     hsv: tuple[float, float, float] = (0.015, 0.4, 0.3)
+    mosaic: float = 0.0
+    multi_scale: float = 0.0
 
 
 def augment(

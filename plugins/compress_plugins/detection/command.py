@@ -15,7 +15,7 @@ app = typer.Typer(name="data", no_args_is_help=True, add_completion=False)
 
 
 @app.callback(
-    epilog="Example: compress data check screws\n\nNext:    compress check recipes/yolov3_hand.yaml data.root=screws"
+    epilog="Example: compress data check screws\n\nNext:    compress check RECIPE data.root=screws"
 )
 def data() -> None:
     """Look at a data set before it is used, or turn one into YOLO folders."""
@@ -23,7 +23,7 @@ def data() -> None:
 
 @app.command(
     epilog="Example: compress data check screws --format voc\n\n"
-    "Next:    compress check recipes/yolov3_hand.yaml data.uses=voc data.root=screws"
+    "Next:    compress check RECIPE data.uses=voc data.root=screws"
 )
 def check(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of the data set, or a .data file.")],

@@ -14,6 +14,8 @@ from compress import CompressError, Dataset
 
 from .augment import Augment, augment
 from .letterbox import letterbox
+from .mosaic import mosaic
+from .multi_scale import STRIDE, rescale
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class DetectionSplit:
         """
         image, boxes, labels = self.images[index].clone(), self.boxes[index].copy(), self.labels[index]
         if rng is not None:
+            if self.how.mosaic and rng.uniform() < self.how.mosaic:
+                chosen = [index, *rng.integers(len(self), size=3)]
+                image, boxes, left = mosaic([self.images[i] for i in chosen], [self.boxes[i] for i in chosen], rng)
+                labels = np.concatenate([self.labels[i] for i in chosen])[left]
             image, boxes, left = augment(image, boxes, self.how, rng)
             labels = labels[left]
         return image, {
@@ -54,6 +60,12 @@ class DetectionSplit:
         """Images (B, 3, H, W) float32 in [0, 1] and the B targets."""
         images = torch.stack([image for image, _ in samples])
         return images.float().div_(255), [target for _, target in samples]
+
+    def vary(
+        self, images: Tensor, targets: list[dict[str, Any]], rng: np.random.Generator
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        """A training batch and its boxes at a size of its own, where the split is multi-scale."""
+        return rescale(images, targets, self.how.multi_scale, rng) if self.how.multi_scale else (images, targets)
 
 
 class DetectionDataset(Dataset):
@@ -69,19 +81,24 @@ class DetectionDataset(Dataset):
     """Largest shift of a training image, a fraction of its size."""
     hsv: tuple[float, float, float] = (0.015, 0.4, 0.3)
     """Largest change of hue (fraction of a turn), of saturation and of brightness (relative)."""
+    mosaic: float = 0.0
+    """Probability that a training image is put together of four."""
+    multi_scale: float = 0.0
+    """Each training batch is 1 - multi_scale to 1 + multi_scale times as large as image_size, in multiples of 32."""
 
     def __post_init__(self) -> None:
         """Raises CompressError where an option has no meaning."""
         for side in self.frame():
-            if side < 32 or side % 32:
+            if side < STRIDE or side % STRIDE:
                 raise CompressError(
-                    f"image_size: {side} is no multiple of 32, and the network halves every side five times; "
-                    f"try {max(round(side / 32), 1) * 32}"
+                    f"image_size: {side} is no multiple of {STRIDE}, and the network halves every side five times; "
+                    f"try {max(round(side / STRIDE), 1) * STRIDE}"
                 )
         limits = {"flip": self.flip, "scale": self.scale, "translate": self.translate}
+        limits |= {"mosaic": self.mosaic, "multi_scale": self.multi_scale}
         limits |= dict(zip(("hsv (hue)", "hsv (saturation)", "hsv (value)"), self.hsv, strict=True))
         for option, value in limits.items():
-            if not 0 <= value <= 1 or (option == "scale" and value == 1):
+            if not 0 <= value <= 1 or (option in ("scale", "multi_scale") and value == 1):
                 raise CompressError(f"{option}: {value} is not between 0 and 1")
 
     def frame(self) -> tuple[int, int]:
@@ -94,4 +111,4 @@ class DetectionDataset(Dataset):
         return image, (place.left, place.top, place.width, place.height)
 
     def how(self) -> Augment:
-        return Augment(self.flip, self.scale, self.translate, self.hsv)
+        return Augment(self.flip, self.scale, self.translate, self.hsv, self.mosaic, self.multi_scale)

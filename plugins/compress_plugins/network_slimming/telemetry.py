@@ -25,9 +25,9 @@ class GammaTelemetry:
     """Keeps |gamma| of every scale that shrinks, in a folder, and draws it.
 
     gamma.jsonl holds a line every ten steps, {"step", "epoch", "quantiles": the five QUANTILES of all |gamma|, "first":
-    |gamma| of each channel of the first scale}, and at an epoch's end one that has also "distribution": the 0th to
-    100th percentile, and "layers": {name: mean |gamma|}. TensorBoard events in the same folder: the quantiles as
-    scalars, the first scale and, at an epoch's end, all scales as histograms.
+    |gamma| of each channel of the first scale, "strength": of the penalty}, and at an epoch's end one that has also
+    "distribution": the 0th to 100th percentile, and "layers": {name: mean |gamma|}. TensorBoard events in the same
+    folder: the quantiles as scalars, the first scale and, at an epoch's end, all scales as histograms.
 
     step: records of later steps are dropped, so that a run that was killed goes on as if it had not been.
     """
@@ -43,10 +43,18 @@ class GammaTelemetry:
         self._purge_step = step + 1
         self._events: SummaryWriter | None = None
 
-    def record(self, step: int, epoch: int, ended: bool, watched: Callable[[], Mapping[str, Tensor]]) -> None:
+    def record(
+        self,
+        step: int,
+        epoch: int,
+        ended: bool,
+        watched: Callable[[], Mapping[str, Tensor]],
+        strength: float | None = None,
+    ) -> None:
         """Note the scales after `step`, every ten steps and at an epoch's end (ended).
 
         step, epoch: counted from 1. watched: gives name -> gamma (channels,); called only where a record is made.
+        strength: of the penalty in this step, where it is known.
         """
         if step % EVERY and not ended:
             return
@@ -58,12 +66,16 @@ class GammaTelemetry:
             "quantiles": _rounded(torch.quantile(every, torch.tensor(QUANTILES))),
             "first": _rounded(first),
         }
+        if strength is not None:
+            line["strength"] = strength
         if ended:
             line["distribution"] = _rounded(torch.quantile(every, torch.linspace(0, 1, CURVE)))
             line["layers"] = {name: round(float(gamma.mean()), 5) for name, gamma in scales.items()}
         with self._file.open("a") as file:
             file.write(f"{json.dumps(line)}\n")
         events = self._writer()
+        if strength is not None:
+            events.add_scalar("gamma/strength", strength, step)
         for quantile, value in zip(QUANTILES, line["quantiles"], strict=True):
             events.add_scalar(f"gamma/quantile {quantile:.2f}", value, step)
         events.add_histogram("gamma/first layer", first, step)

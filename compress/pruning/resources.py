@@ -1,0 +1,115 @@
+"""Surviving units in, what the network then takes - parameters, multiply-adds, bytes, activations, time - out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..errors import CompressError, nearest
+from ..graph.labels import Array, Layout, Term
+from ..graph.shell import named_tensors
+
+if TYPE_CHECKING:
+    from ..graph.graph import DependencyGraph
+    from .latency import LatencyTable
+
+RESOURCES = ("params", "macs", "bytes", "activations", "latency")
+PRODUCTS = {"convolution", "linear", "addmm", "mm", "bmm", "baddbmm"}
+"""ATen ops whose outputs count as activations."""
+
+Meter = Callable[[np.ndarray], float]
+"""(n_units,) bool, the units that survive -> how much of a resource the network takes."""
+
+
+def meter(
+    graph: DependencyGraph,
+    resource: str,
+    model: nn.Module | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    latency: LatencyTable | None = None,
+) -> Meter:
+    """What a network takes of a resource after any cut; exact, without building anything (latency: from a table).
+
+    `params`: elements of parameters. `macs`: multiply-adds of convolutions, linear layers and matmuls. `bytes`: of
+    parameters and buffers, what a safetensors file holds beside its header. `activations`: elements of the outputs of
+    convolutions, linear layers and matmuls for the example inputs (Radosavovic et al., Designing Network Design
+    Spaces, CVPR 2020, section 3.1; fvcore counts the same). `latency`: milliseconds, from a LatencyTable.
+
+    Raises CompressError for any other, and where what it takes to tell is missing.
+    """
+    if resource in ("params", "macs"):
+        return lambda alive: getattr(graph.cost_of(alive), resource)
+    if resource == "bytes":
+        if model is None:
+            raise CompressError("keep bytes: the traced model is gone, so its types are not known; pass model=")
+        return _sum(graph, _storage(graph, model, weights or {}))
+    if resource == "activations":
+        return _sum(graph, [term for step in graph.steps if step.op in PRODUCTS for term in _outputs(step.outs[:1])])
+    if resource == "latency":
+        if latency is None:
+            raise CompressError("keep latency: pass latency=compress.measure_layers(model, graph)")
+        return latency.meter(graph)
+    raise CompressError(f"keep: there is no resource '{resource}'{nearest(resource, RESOURCES)}")
+
+
+def _storage(graph: DependencyGraph, model: nn.Module, weights: Mapping[str, Tensor]) -> list[Term]:
+    """Bytes of each parameter and buffer."""
+    terms = []
+    for name, tensor in named_tensors(model).items():
+        coefficient, factors = weights.get(name, tensor).element_size(), []
+        for dim, n in enumerate(graph.shapes[name]):
+            place = graph.places.get((name, dim))
+            if place is None:
+                coefficient *= n
+            else:
+                factors.append(place)
+        terms.append(Term(coefficient, tuple(factors)))
+    return terms
+
+
+def _outputs(outs: Iterable[tuple[tuple[int, ...], Layout]]) -> list[Term]:
+    """Elements of values with these shapes and layouts."""
+    terms = []
+    for shape, layout in outs:
+        labelled = {dim for block in layout for dim in block.dims}
+        free = math.prod(n for dim, n in enumerate(shape) if dim not in labelled)
+        terms.append(Term(free, tuple(block.labels.ravel() for block in layout)))
+    return terms
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Terms with their factors' labels laid end to end, so that one pass over the labels adds them up."""
+
+    labels: Array
+    bounds: Array
+    terms: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def __call__(self, alive_labels: np.ndarray) -> int:
+        counts = np.add.reduceat(alive_labels[self.labels], self.bounds, dtype=np.int64) if len(self.bounds) else []
+        return sum(c * math.prod(int(counts[f]) for f in factors) for c, factors in self.terms)
+
+
+def _sum(graph: DependencyGraph, terms: list[Term]) -> Meter:
+    """The meter that adds up terms. No factor is empty: a dimension of size 0 carries no labels."""
+    arrays: dict[int, tuple[int, Array]] = {}
+    numbered = []
+    for term in terms:
+        for factor in term.factors:
+            arrays.setdefault(id(factor), (len(arrays), factor))
+        numbered.append((term.coefficient, tuple(arrays[id(factor)][0] for factor in term.factors)))
+    factors = [array for _, array in arrays.values()]
+    starts = np.concatenate([[0], np.cumsum([len(array) for array in factors])[:-1]]) if factors else np.zeros(0)
+    joined = np.concatenate(factors) if factors else np.zeros(0, dtype=np.int64)
+    total = _Sum(joined, starts.astype(np.int64), tuple(numbered))
+    return lambda alive: total(graph.alive_labels(alive))
+
+
+def closest(dense: float, least: float, value: float) -> float:
+    """The smallest budget that can be met, in the terms - fraction or amount - of the one that was asked."""
+    return math.ceil(1e4 * least / dense) / 1e4 if value <= 1 else least
