@@ -117,7 +117,7 @@ def _name(argument: Any) -> str:
 def _usage(argument: Any) -> str:
     """`RUN`, `[RECIPE]`, `[KEY=VALUE]...`."""
     name = _name(argument) if argument.required else f"[{_name(argument)}]"
-    return f"{name}..." if argument.nargs != 1 else name
+    return f"{name}..." if argument.nargs != 1 and not name.endswith("...") else name
 
 
 def _option(parameter: Any) -> str:

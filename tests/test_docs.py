@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.text import Text
 
 import compress
 from compress.checking import options
+from compress.cli.app import build
 from compress.cli.list_plugins import entries
 from compress.plugins import installed
 from compress.recipes import load
@@ -106,6 +108,14 @@ def test_every_command_with_every_option_is_on_the_command_page() -> None:
                 assert option == "--help" or f"`{option}" in section, f"commands.md: {words} lacks {option}"
 
 
+def test_help_is_shown_as_it_is_written() -> None:
+    """Help texts are Rich markup, in which [word] is a style and not a word."""
+    for words, command in reference().all_commands(installed()).items():
+        for text in [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]:
+            shown = Text.from_markup(text or "").plain
+            assert shown.count("[") == (text or "").replace("\\[", "[").count("["), f"{words} --help: {text}"
+
+
 def test_every_option_says_what_it_means() -> None:
     for entry in entries(installed()):
         for option in entry["options"]:
@@ -115,11 +125,12 @@ def test_every_option_says_what_it_means() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name if page.parent == DOCS else "project")
 def test_commands_that_a_page_shows_exist(page: Path, place: Path) -> None:
     commands = reference().all_commands(installed())
+    root = {option for parameter in build().params for option in parameter.opts}
     for line in shown_commands(page):
         words = shlex.split(line)
         known = [" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in commands]
         if not known:  # a plugin's command, as docs/plugins.md has one, or `compress COMMAND`
-            assert words[1:2] in (["--help"], ["--version"], ["COMMAND"], ["largest"]), f"{page.name}: {line}"
+            assert words[1] in {"COMMAND", "largest", "--help", *root}, f"{page.name}: {line}"
             continue
         given = words[len(known[0].split()) :]
         valid = {option for parameter in commands[known[0]].params for option in parameter.opts}

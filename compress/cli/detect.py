@@ -31,7 +31,7 @@ def detect(
 ) -> None:
     """Find things in pictures and videos: draws the boxes and writes them all to detections.json.
 
-    Boxes are in pixels of the picture, x0 y0 x1 y1. Videos need the extra torch-compress[video] (PyAV).
+    Boxes are in pixels of the picture, x0 y0 x1 y1. Videos need PyAV, the extra `video`.
     """
     from ..files import write_json
     from ..stages import detect as detects

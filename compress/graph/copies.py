@@ -55,12 +55,11 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if id(value) in memo:
         return memo[id(value)]
     if kind in CONTAINERS and not value:
-        memo[id(value)] = new = kind()
-        return new
+        memo[id(value)] = kind()
+        return memo[id(value)]
     if kind in (dict, OrderedDict) and all(type(key) is str and _is_known(item, memo) for key, item in value.items()):
-        memo[id(value)] = new = kind()
-        new.update((key, _copied(item, memo)) for key, item in value.items())
-        return new
+        memo[id(value)] = kind((key, _copied(item, memo)) for key, item in value.items())
+        return memo[id(value)]
     return copy.deepcopy(value, memo)
 
 

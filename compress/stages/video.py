@@ -83,7 +83,7 @@ def writing(file: Path, rate: Fraction, size: tuple[int, int]) -> Iterator[Calla
 
     known = next(codec for codec in CODECS if codec in av.codecs_available)
     with replaced(file) as beside, av.open(str(beside), "w", format="mp4") as container:
-        stream = container.add_stream(known, rate=rate)
+        stream: Any = container.add_stream(known, rate=rate)  # a VideoStream, which the name of a codec cannot say
         stream.width, stream.height, stream.pix_fmt = size[0] // 2 * 2, size[1] // 2 * 2, "yuv420p"
 
         def write(pixels: np.ndarray) -> None:
