@@ -109,6 +109,8 @@ class _PythonCalls(TorchFunctionMode):
         if name == "numel" and isinstance(args[0], Tensor):
             sizes = self.recorder.traced_size(args[0])
             return functools.reduce(operator.mul, sizes) if sizes else 1
+        if name in ("tensor", "as_tensor") and args and isinstance(args[0], TracedInt):
+            float(args[0])  # used by value, which is noted where an integer becomes a number
         before, self.recorder.python = self.recorder.python, (name, args, kwargs)
         try:
             return func(*args, **kwargs)

@@ -261,3 +261,17 @@ def test_types_that_the_code_fixes_are_verified_as_they_are():
 
     pruned = cut(Mixed().double(), torch.rand(1, 3, 4, 4, dtype=torch.float64))
     assert pruned.model.b.out_channels == 4
+
+
+def test_a_size_put_into_a_tensor_is_a_number():
+    class Correlated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            y = self.b(self.a(x).relu())
+            return self.c(y / torch.sqrt(torch.tensor(y.shape[-1])))
+
+    pruned = cut(Correlated(), torch.rand(2, 6))
+    assert "number" in pruned.frozen["b"].reason and pruned.model.a.out_features == 4
