@@ -17,10 +17,11 @@ python tests/zoo/zoo.py run {sources} --tools compress torch-pruning
 python tests/zoo/zoo.py table
 ```
 
-*left*: the share of the parameters that is left. *error*: the largest relative difference to the masked network, by the
-oracle in float64; models above 100 million parameters, and those that run in float32 only, are compared by `prune`'s own
-verification alone (on random and on their own weights; marked v). Models that are not in the table were not run yet. *frozen*: groups that stay whole, of all. *s*: seconds on one core of a
-machine that others used as well, for `prune` with verification: an order of magnitude, not a benchmark.
+*left*: the share of the parameters that is left. *error*: the largest relative difference to the masked network, by
+the oracle in float64; models above 100 million parameters, and those that run in float32 only, are compared by
+`prune`'s own verification alone (on random and on their own weights; marked v). Models that are not in the table were
+not run yet. *frozen*: groups that stay whole, of all. *s*: seconds on one core of a machine that others used as well,
+for `prune` with verification: an order of magnitude, not a benchmark.
 """
 
 
