@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ class Calibration:
 
     def passes(self, label: str) -> Iterator[Any]:
         """The batches, one after the other. Raises CompressError where there is none."""
-        total = len(self.batches) if hasattr(self.batches, "__len__") else 0
+        total = len(self.batches) if isinstance(self.batches, Sized) else 0
         self.seen.clear()
         bar: AbstractContextManager[Callable[[int], None]] = nullcontext(_ignore)
         with bar if self.bars is None else self.bars.bar(label, total) as advance:

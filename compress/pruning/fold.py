@@ -82,7 +82,7 @@ class FoldExact(Fold):
         strength = np.zeros((graph.n_units, len(readers)))  # a constant as a fraction of the layer's largest
         for k, reader in enumerate(readers):
             share = reader.everywhere().abs() / reader.constant().abs().max()
-            np.maximum.at(strength, (reader.units(graph), k), share.double().cpu().numpy())
+            np.maximum.at(strength[:, k], reader.units(graph), share.double().cpu().numpy())
         may = np.zeros(graph.n_units, dtype=bool)
         for name, units in plan.removed.items():
             may[graph.start(name) + units] = len(units) > 1 and not graph[name].links

@@ -91,7 +91,9 @@ class _Sum:
     terms: tuple[tuple[int, tuple[int, ...]], ...]
 
     def __call__(self, alive_labels: np.ndarray) -> int:
-        counts = np.add.reduceat(alive_labels[self.labels], self.bounds, dtype=np.int64) if len(self.bounds) else []
+        none = np.zeros(0, np.int64)
+        alive = alive_labels[self.labels]
+        counts: np.ndarray = np.add.reduceat(alive, self.bounds, dtype=np.int64) if len(self.bounds) else none
         return sum(c * math.prod(int(counts[f]) for f in factors) for c, factors in self.terms)
 
 

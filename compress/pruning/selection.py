@@ -176,7 +176,7 @@ def _remove(
         before = np.count_nonzero(gone(0))
         pool = np.count_nonzero(~forced[atoms.of[atoms.of >= 0]])
         asked = before + math.floor(question.ratio * pool + 0.5)
-        beyond = fewest(lambda k: np.count_nonzero(gone(k)) > asked, free)
+        beyond = fewest(lambda k: bool(np.count_nonzero(gone(k)) > asked), free)
         return gone(free if beyond is None else max(beyond - 1, 0))
 
     whole = np.zeros(limits.graph.n_units, dtype=bool)
