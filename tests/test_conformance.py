@@ -305,7 +305,7 @@ class Learns(Task):
 
 
 class Mends(Compensation):
-    """Doubles what is left, broken in the way that `how` says."""
+    """Doubles what is left. how: in which way it is broken."""
 
     name = "mends"
     how: str = ""

@@ -124,7 +124,7 @@ def test_edits_come_back_as_they_were(pruned, folder):
 
 def test_plan_json_says_how_it_was_made(pruned, folder):
     plan = json.loads((folder / "plan.json").read_text())
-    assert plan["settings"]["criterion"] == "l2" and plan["settings"]["ratio"] == 0.5
+    assert plan["settings"]["criterion"]["uses"] == "l2" and plan["settings"]["ratio"] == 0.5
     assert set(plan["settings"]["frozen"]) == set(pruned.frozen)
     assert plan["versions"]["torch"] == torch.__version__
 
