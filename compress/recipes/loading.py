@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..registry import KINDS, Registry
 from .check import Checked, check_keys, check_recipe
 from .find import read
 from .keys import IN_PROFILE
-from .merge import merge, overlay
+from .merge import drop_alternatives, merge, overlay
 from .mistakes import Mistake, Place, RecipeError
 from .nodes import Node
 from .profiles import AUTO, Draft, choose, cuda, settle_data
@@ -105,9 +106,11 @@ def _recipe(
 
 def _draft(tree: Node, above: Node | None, overlays: Sequence[Node], registry: Registry) -> Draft:
     mistakes: list[Mistake] = []
+    alternatives = {name: stage.alternatives for name, stage in registry.stages.items()}
     laid = tree
-    for node in (*([above] if above else []), *overlays):
-        laid = merge(laid, node, mistakes)
+    said = [reduce(lambda all_, one: merge(all_, one, []), overlays)] if overlays else []
+    for node in (*([above] if above else []), *said):
+        laid = drop_alternatives(merge(laid, node, mistakes), node, alternatives)
     checked = check_recipe(laid, registry, mistakes)
     return Draft(laid, checked, tuple(mistakes))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import nearest
@@ -45,6 +46,26 @@ def overlay(assignment: str, base: Path) -> Node:
     for step in reversed(steps):
         node = Node({step: node}, place, {step: place})
     return node
+
+
+def drop_alternatives(laid: Node, above: Node, alternatives: Mapping[str, Sequence[Collection[str]]]) -> Node:
+    """The merged recipe without those options of a stage that what was laid over it replaces by others.
+
+    alternatives: what a stage `uses` -> sets of options of which only one set can be given (`ratio` or budgets).
+    """
+    changed, stages = above.mapping.get("stages"), laid.mapping.get("stages")
+    if changed is None or stages is None or not isinstance(changed.value, dict) or not isinstance(stages.value, tuple):
+        return laid
+    settled = []
+    for stage in stages.items:
+        id_ = stage.mapping["id"].value if "id" in stage.mapping else None
+        asked = changed.mapping[str(id_)].mapping if str(id_) in changed.mapping else {}
+        sets = alternatives.get(str(_uses(stage)), ())
+        given = [{key for key in options if key in asked and asked[key].value is not None} for options in sets]
+        gone = {k for options, own in zip(sets, given, strict=True) if any(given) and not own for k in options}
+        left = {key: node for key, node in stage.mapping.items() if key not in gone or key in asked}
+        settled.append(Node(left, stage.place, stage.keys) if len(left) < len(stage.mapping) else stage)
+    return Node({**laid.mapping, "stages": Node(tuple(settled), stages.place)}, laid.place, laid.keys)
 
 
 def _uses(node: Node) -> object:

@@ -60,6 +60,7 @@ class Prune(Stage):
     name = "prune"
     leaves_network: ClassVar[bool] = True
     role: ClassVar[str | None] = "pruned"
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("ratio",), ("keep_macs", "keep_params", "keep"))
 
     criterion: Annotated[str | dict[str, Any], Uses("criteria")] = "l2"
     scope: Literal["local", "global", "isomorphic"] = "local"

@@ -65,12 +65,14 @@ class Stage(Plugin):
     leaves_network: whether `run` leaves a network there (`compress.stages.network.keep`), for later stages to start
     from. role: which row of the report that network is: `baseline`, `sparse`, `pruned` or `finetuned`; of several
     stages with one role, the last before `evaluate` counts. everywhere: whether every process that `torchrun` started
-    runs it, or the first one alone while the others wait.
+    runs it, or the first one alone while the others wait. alternatives: sets of options of which one alone can be given;
+    where a profile or the command line gives one, those below give way.
     """
 
     leaves_network: ClassVar[bool] = False
     everywhere: ClassVar[bool] = False
     role: ClassVar[str | None] = None
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def run(self, context: Context) -> Mapping[str, Any] | None:
         """Do the work; return what later stages and the report want to know, as plain JSON values.

@@ -114,6 +114,18 @@ def test_a_mistake_has_its_line_and_the_nearest_name(folder: Path, old: str, new
     assert found[0].startswith(f"changed.yaml:{line}:{column}: ")
 
 
+
+def test_one_way_to_say_how_much_goes_replaces_the_other() -> None:
+    """A ratio from above makes the budgets below give way, and the other way round; both at once are a mistake."""
+    asked = {(): ("keep_params",), ("ratio=0.7",): ("ratio",), ("keep_macs=0.5",): ("keep_macs", "keep_params")}
+    for given, expected in asked.items():
+        recipe = load("yolov3_hand", [f"stages.pruned.{each}" for each in given], profile="quick")
+        prune = dict(recipe.stages)["pruned"]
+        assert tuple(n for n in ("ratio", "keep_macs", "keep_params") if getattr(prune, n) is not None) == expected
+    with pytest.raises(RecipeError, match="ratio and keep_macs are given"):
+        load("yolov3_hand", ["stages.pruned.ratio=0.7", "stages.pruned.keep_macs=0.5"], profile="quick")
+
+
 def test_all_mistakes_come_at_once_in_the_order_of_their_lines(folder: Path) -> None:
     text = BASE.replace("name: toy", "name: ^/").replace("epochs: 2", "epochs: ^two").replace("ratio: 0.5", "ratio: ^5")
     text = text.replace("train: 8", "train: 8, ^tain: 9").replace("quick: {}", "quick: {^sed: 1}")
