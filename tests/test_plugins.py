@@ -111,7 +111,7 @@ def test_a_plugin_can_be_switched_off_by_its_name_or_its_distribution(
         ("@hookimpl\n", "", ["'compress_register_criteria' lacks its decorator @hookimpl"]),
         ("criteria()", "criteria(graph)", ["graph"]),
         ("return [Mine]", "return Mine", ["compress_register_criteria must return a list, not type"]),
-        ("return [Mine]", "return [Mine()]", ["must return subclasses of Criterion, not Mine(aggregate='sum', normalize='none', power=1.0)"]),
+        ("return [Mine]", "return [Mine()]", ["must return subclasses of Criterion, not Mine(", "power=1.0)"]),
         ("return [Mine]", "return [int]", ["must return subclasses of Criterion, not int"]),
         ('name = "mine"', 'name: str = "mine"', ['Mine.name must be a plain `name = "..."` without a type']),
         ('name = "mine"', 'named = "mine"', ['Mine has no name; write `name = "..."`']),

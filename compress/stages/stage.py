@@ -65,8 +65,8 @@ class Stage(Plugin):
     leaves_network: whether `run` leaves a network there (`compress.stages.network.keep`), for later stages to start
     from. role: which row of the report that network is: `baseline`, `sparse`, `pruned` or `finetuned`; of several
     stages with one role, the last before `evaluate` counts. everywhere: whether every process that `torchrun` started
-    runs it, or the first one alone while the others wait. alternatives: sets of options of which one alone can be given;
-    where a profile or the command line gives one, those below give way.
+    runs it, or the first one alone while the others wait. alternatives: sets of options of which one alone can be
+    given; where a profile or the command line gives one, those below give way.
     """
 
     leaves_network: ClassVar[bool] = False

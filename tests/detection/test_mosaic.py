@@ -27,8 +27,11 @@ def bright(box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> torc
 
 
 def where(image: torch.Tensor, colour: tuple[int, int, int]) -> np.ndarray:
-    """(H, W) bool: the pixels of about that colour, those of a blurred edge up to its middle."""
-    return ((image.float() - torch.tensor(colour)[:, None, None]).abs() < 126).all(0).numpy()
+    """(H, W) bool: the pixels of about that colour, those of a blurred edge up to its middle.
+
+    A blurred edge of (250, 250, 0) passes (125, 125, 0), which must not count as red or green.
+    """
+    return ((image.float() - torch.tensor(colour)[:, None, None]).abs() < 120).all(0).numpy()
 
 
 def around(image: torch.Tensor, colour: tuple[int, int, int]) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from compress_models.darknet import Darknet, load_weights, read_cfg
-from torch import nn
 
 import compress
 from compress.pruning.fold import silence
@@ -18,6 +17,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "darknet"
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "MobileNetV2-YOLOv3-Nano-coco"])
 def test_the_cut_detector_is_the_one_without_gammas(name: str) -> None:
+    """Their padded layers are depthwise: inputs go with their outputs, so folding is exact and no channel stays."""
     if not DATA.is_dir():
         pytest.skip(f"no Darknet weights at {DATA}")
     model = Darknet(read_cfg(DATA / f"{name}.cfg"))
@@ -28,12 +28,11 @@ def test_the_cut_detector_is_the_one_without_gammas(name: str) -> None:
     plan = compress.plan(graph, "bn-gamma", ratio=0.3)
     quiet = silence(model, graph, plan)
     nets = {how: compress.apply(model, graph, plan, compensate=how) for how in ("fold", "fold-exact")}
-    kept = sum(map(len, nets["fold-exact"].plan.settings["constants"].values()))
-    assert 0 < kept <= sum(isinstance(m, nn.Conv2d) for m in model.modules())
     with torch.no_grad():
         want = heads(quiet(x))
         gaps = {how: gap(want, heads(net.model.eval()(x))) for how, net in nets.items()}
-    assert gaps["fold-exact"] < 1e-4 < 10 * gaps["fold-exact"] < gaps["fold"], gaps
+    assert max(gaps.values()) < 1e-5, gaps
+    assert "constants" not in nets["fold-exact"].plan.settings
 
 
 def heads(outputs) -> list[torch.Tensor]:

@@ -71,7 +71,7 @@ def same(one: Recipe, other: Recipe) -> bool:
         ("criterion: l2", "criterion: ^bn-gama", "no criterion is called 'bn-gama'; did you mean 'bn-gamma'?"),
         ("criterion: l2", "criterion: {uses: random, ^sed: 1}", "unknown option 'sed' of random; did you mean 'seed'?"),
         ("criterion: l2", "^scop: global", "unknown option 'scop' of prune; did you mean 'scope'?"),
-        ("criterion: l2", "scope: ^globl", "'scope' of prune: expected 'local' or 'global', got \"globl\"; did"),
+        ("criterion: l2", "scope: ^globl", "'scope' of prune: expected 'local', 'global' or 'isomorphic', got"),
         ("criterion: l2", "keep_macs: ^0.5", "give ratio, or budgets: keep_macs, keep_params, keep"),
         ("start: fresh", "start: ^desne", "stage 'sparse': no earlier stage 'desne' leaves a network; did you mean"),
         ("id: sparse", "id: ^dense", "two stages have the id 'dense'; the first is at changed.yaml:8:10"),
@@ -118,11 +118,11 @@ def test_a_mistake_has_its_line_and_the_nearest_name(folder: Path, old: str, new
 def test_one_way_to_say_how_much_goes_replaces_the_other() -> None:
     """A ratio from above makes the budgets below give way, and the other way round; both at once are a mistake."""
     asked = {(): ("keep_params",), ("ratio=0.7",): ("ratio",), ("keep_macs=0.5",): ("keep_macs", "keep_params")}
-    for given, expected in asked.items():
-        recipe = load("yolov3_hand", [f"stages.pruned.{each}" for each in given], profile="quick")
+    for said, expected in asked.items():
+        recipe = load("yolov3_hand", [f"stages.pruned.{each}" for each in said], profile="quick")
         prune = dict(recipe.stages)["pruned"]
         assert tuple(n for n in ("ratio", "keep_macs", "keep_params") if getattr(prune, n) is not None) == expected
-    with pytest.raises(RecipeError, match="ratio and keep_macs are given"):
+    with pytest.raises(RecipeError, match="ratio and keep_macs and keep_params are given"):
         load("yolov3_hand", ["stages.pruned.ratio=0.7", "stages.pruned.keep_macs=0.5"], profile="quick")
 
 
