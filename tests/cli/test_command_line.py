@@ -166,7 +166,7 @@ def test_plugins_lists_everything_that_is_registered(capsys: pytest.CaptureFixtu
     registry = compress.plugins.installed()
     assert len(entries) == len(registry.owners) > 15
     prune = {option["name"]: option for option in entries["stage", "prune"]["options"]}
-    said = {"name": "scope", "type": "'local', 'global' or 'isomorphic'", "required": False, "default": "local"}
+    said = {"name": "scope", "type": "'local' or 'global' or 'isomorphic'", "required": False, "default": "local"}
     assert said.items() <= prune["scope"].items()
     assert main(["plugins"]) == 0
     listing = capsys.readouterr().out.splitlines()
