@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from compress import CompressError, Exporter, hookimpl
 
+from .comparing import check_still, largest_difference
+
 CFG, WEIGHTS = "model.cfg", "model.weights"
 
 
@@ -26,14 +28,13 @@ class DarknetExporter(Exporter):
         """Write model.cfg and model.weights, build the network again from them, compare, then move them into `folder`.
 
         Equal means: within 1e-4 of each map's largest value (1e-2 for 16-bit networks, whose arithmetic is coarser).
+        Raises VerificationError where it is not.
         """
         if not isinstance(model, Darknet):
             raise CompressError(
                 f"export darknet: a {type(model).__name__} is not built from a cfg; expected the architecture 'darknet'"
             )
-        acting = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.Dropout)
-        if any(module.training for module in model.modules() if isinstance(module, acting)):
-            raise CompressError("export darknet: the network is in train mode; call .eval() first")
+        check_still(model, self.name)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".darknet-", dir=folder) as beside:
             cfg, weights = Path(beside, CFG), Path(beside, WEIGHTS)
@@ -41,29 +42,14 @@ class DarknetExporter(Exporter):
             save_weights(model, weights)
             again = Darknet(read_cfg(cfg))
             load_weights(again, weights)
-            largest = _largest_difference(model, again, example)
+            weight = next(model.parameters())
+            again = again.to(weight.device, weight.dtype).eval()
+            with torch.no_grad():
+                shown = [example.to(weight.device, weight.dtype)]
+                largest = largest_difference(model, shown, again, self.name, "the files read back")
             os.replace(cfg, folder / CFG)
             os.replace(weights, folder / WEIGHTS)
         return {"files": [CFG, WEIGHTS], "max_abs": largest}
-
-
-@torch.no_grad()
-def _largest_difference(model: Darknet, again: Darknet, example: Tensor) -> float:
-    """max |difference| over all maps. Raises CompressError where a map differs by more than its tolerance."""
-    weight = next(model.parameters())
-    again = again.to(weight.device, weight.dtype).eval()
-    tolerance = 1e-2 if weight.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    example = example.to(weight.device, weight.dtype)
-    largest = 0.0
-    for number, (mine, read) in enumerate(zip(model(example), again(example), strict=True)):
-        difference, scale = (mine - read).abs().max().item(), mine.abs().max().item()
-        if not difference <= tolerance * max(scale, 1e-6):
-            raise CompressError(
-                f"export darknet: output {number} read back from the files differs by {difference:.3g} where its"
-                f" largest value is {scale:.3g}; expected at most {tolerance:g} of it; nothing was written"
-            )
-        largest = max(largest, difference)
-    return largest
 
 
 @hookimpl

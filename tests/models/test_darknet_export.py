@@ -202,7 +202,7 @@ def test_what_the_format_cannot_hold_is_named_and_leaves_no_file(broken: str, tm
         "stride": r"section 4 \[convolutional\]: stride is \(2, 2\) now, the cfg says \(1, 1\)",
         "activation": r"section 4 \[convolutional\]: the activation is ReLU\(\) now",
         "norm": "found GroupNorm",
-        "outputs": "output 0 read back from the files differs by .*nothing was written",
+        "outputs": "output 0 computed by the files read back differs by .*nothing was written",
         "nan": "number .* is not finite",
     }[broken]
     if broken == "not darknet":

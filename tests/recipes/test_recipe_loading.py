@@ -320,7 +320,7 @@ PROFILED = sorted(name for name, path in shipped().items() if "\nprofiles:\n" in
 
 def test_recipes_without_profiles_are_known_to_be_so() -> None:
     """What they are held against is in tests/classification."""
-    plain = {"digits", "slimming_vgg19", "slimming_resnet164", "slimming_densenet40"}
+    plain = {"digits", "hands_on_cpu", "slimming_vgg19", "slimming_resnet164", "slimming_densenet40"}
     assert set(shipped()) - set(PROFILED) == plain
 
 
