@@ -6,8 +6,9 @@
 All on this machine, in turns in one process, with the same number of threads: medians over rounds. `loader`: decoding,
 augmentation and batching in the background thread, nothing else running. `step`: forward, loss, backward and optimizer
 on one batch that is there already. `training`: both together, as `compress run` trains. `ultralytics`: its
-DetectionTrainer on its own YOLOv3 of that width, built from YAML, with its default augmentation, between the ends of its
-batches, so that neither set-up nor validation counts. The networks are not the same, so their multiply-adds are printed.
+DetectionTrainer on its own YOLOv3 of that width, built from YAML, with its default augmentation, between the ends of
+its batches, so that neither set-up nor validation counts. The networks are not the same: their multiply-adds are
+printed.
 """
 
 from __future__ import annotations
