@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import fnmatch
+import gc
 import json
 import math
 import statistics
@@ -79,6 +80,7 @@ def measure(name: str, size: int, rounds: int) -> dict[str, float | str]:
         if "failed" not in found:
             contenders["theirs"] = partial(theirs, peer, image, last)
         for key, contender in tuple(contenders.items()):
+            gc.collect()  # what the one before has left
             start = time.perf_counter()
             try:
                 contender()

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..errors import CompressError
 from .inputs import call_model, collect_tensors, map_tensors
 from .ints import Attribute, Expression, Size, TracedInt, by_value
+from .meta import shape_of
 from .shell import make_shell, named_tensors, trace_integers
 
 
@@ -163,7 +164,8 @@ class _AtenCalls(TorchDispatchMode):
         seen_args = tuple(self.frozen_tree(arg) for arg in args)
         seen_kwargs = {key: self.frozen_tree(item) for key, item in kwargs.items()}
         op, overload = op_name(func), func._overloadname
-        result = _shape_of_norm(op, args) or func(*args, **kwargs)
+        known = shape_of(op, args, kwargs)
+        result = func(*args, **kwargs) if known is None else known
         made = [result] if isinstance(result, Tensor) else [r for r in _flat(result) if isinstance(r, Tensor)]
         inplace = any(id(t) in self.values for t in made) and func._schema.is_mutable
         aliased = False
@@ -178,20 +180,6 @@ class _AtenCalls(TorchDispatchMode):
         module = self.modules[-1] if self.modules else ""
         self.tape.calls.append(Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased))
         return result
-
-
-def _shape_of_norm(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
-    """What a norm in eval mode gives on meta tensors: PyTorch's own way there, in Python, takes milliseconds a call."""
-    if op not in ("native_batch_norm", "native_layer_norm") or not args[0].is_meta:
-        return None
-    x = args[0]
-    if op == "native_batch_norm":
-        out = torch.empty_like(x, memory_format=torch._prims_common.suggest_memory_format(x))
-        return None if args[5] else (out, x.new_empty(0), x.new_empty(0))
-    kept = x.dim() - len(args[1])
-    statistics = (*x.shape[:kept], *[1] * len(args[1]))
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return out, x.new_empty(statistics), x.new_empty(statistics)
 
 
 def _flat(tree: Any) -> Iterator[Any]:

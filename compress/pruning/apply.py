@@ -84,16 +84,17 @@ def apply(
     if given is not None:
         plan = given.reserve(model, graph, plan)
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in plan.frozen.items()})
-    result, verification = None, None
+    result, new, verification = None, None, None
     for _ in range(len(plan.removed) + 1):
         try:
             result = edits(graph, plan, model)
         except Conflict as conflict:
             plan, graph = _without(plan, graph, conflict.labels, conflict.reason, by="rule")
             continue
+        new = cut(model, result)
         if not verify:
             break
-        verification, blame = compare(model, graph, plan, result)
+        verification, blame = compare(model, new, graph, plan, result)
         if blame is None:
             break
         plan, graph = _blame(plan, graph, blame)
@@ -101,8 +102,7 @@ def apply(
         raise VerificationError(
             f"{type(model).__name__} cannot be cut as planned, whatever is frozen; this is a bug in compress"
         )
-    assert result is not None
-    new = cut(model, result)
+    assert result is not None and new is not None
     if given is not None:
         new = given.compensate(model, new, graph, plan, result, **data)
     frozen = {group.name: group.frozen for group in graph.groups if group.frozen is not None}

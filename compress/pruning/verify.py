@@ -16,7 +16,7 @@ from ..graph.inputs import map_tensors
 from ..graph.shell import named_tensors
 from .decisions import Decisions, finite_part
 from .plan import Plan
-from .replay import Blame, copy_with, difference, find_difference, mask, randomise, run, run_masked
+from .replay import Blame, copy_with, difference, find_difference, mask, mask_in_place, randomise, run, run_masked
 from .surgery import Edits, cut
 from .wide import InFloat64
 
@@ -58,11 +58,13 @@ class _Comparison:
     hollow: bool = False
 
 
-def verify(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> tuple[Verification, Blame | None]:
+def verify(
+    model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits
+) -> tuple[Verification, Blame | None]:
     """Compare cut and masked network, first with random parameters and norm statistics, then with the real ones.
 
-    Returns what was measured and, where they differ, the first op that does. Raises CompressError for a model on the
-    meta device, which holds no values.
+    new: what the edits make of the model. Returns what was measured and, where they differ, the first op that does.
+    Raises CompressError for a model on the meta device, which holds no values.
     """
     if any(tensor.is_meta for tensor in named_tensors(model).values()):
         raise CompressError(
@@ -71,7 +73,8 @@ def verify(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -
     roles = {name: role for (name, _), role in _roles(graph).items()}
     randomised: _Comparison | None = None
     for gain in (1.4, 0.7, 0.2):
-        found = _compare(randomise(model, roles, gain), graph, plan, edits)
+        masked = mask_in_place(randomise(model, roles, gain), edits)
+        found = _compare(masked, None, graph, plan, edits)
         if found is not None and (randomised is None or found.rel > randomised.rel):
             randomised = found
         if found is not None and not (found.hollow and found.blame is None):
@@ -81,7 +84,7 @@ def verify(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -
             f"{type(model).__name__} gives no finite output with random weights, so nothing can be verified; "
             "pass verify=False to go on without"
         )
-    real = None if randomised.blame else _compare(model, graph, plan, edits)
+    real = None if randomised.blame else _compare(mask(model, edits, memory=masked), new, graph, plan, edits)
     if real is None and randomised.blame is None:
         raise CompressError(f"{type(model).__name__} gives no finite output with its own weights; are they loaded?")
     last = real or randomised
@@ -101,18 +104,21 @@ def _roles(graph: DependencyGraph) -> dict[tuple[str, int], str]:
     return {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
 
 
-def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> _Comparison | None:
+def _compare(
+    model: nn.Module, new: nn.Module | None, graph: DependencyGraph, plan: Plan, edits: Edits
+) -> _Comparison | None:
     """Both networks in float32; where that leaves doubt, in float64; in the model's own types where neither runs.
 
+    model: the masked network; what a cut leaves of it is what it leaves of the original. new: that, where it is there.
     None where the masked network is not finite.
     """
     alive = graph.alive_labels(graph.alive(plan))
     failures: list[str] = []
     for dtype in (torch.float32, torch.float64, None):
-        own = model if dtype is None or _all_of(model, dtype) else copy_with(model, {}, dtype)
+        as_it_is = dtype is None or _all_of(model, dtype)
+        masked = model if as_it_is else copy_with(model, {}, dtype)
         generator = torch.Generator().manual_seed(1)
         inputs = map_tensors(graph.example_inputs, partial(_random_like, dtype=dtype, generator=generator))
-        masked = mask(own, edits)
         noted = Decisions() if graph.decides else None
         followed = Decisions(follow=noted) if noted is not None else None
         try:
@@ -123,7 +129,7 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
             continue
         if not all(torch.isfinite(t).all() for t in want if t.is_floating_point()):
             return None
-        smaller = cut(own, edits).eval()
+        smaller = cut(masked, edits).eval() if new is None or not as_it_is else copy_with(new, {})
         kind = dtype or _coarsest(model)
         try:
             with _arithmetic(dtype):
