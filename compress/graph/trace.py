@@ -22,12 +22,14 @@ from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
 from .shell import named_tensors
 from .tape import Call, Tape, Value, record
+from .uncollected import uncollected
 from .units import form, resolve
 
 ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm", *CREATE}
 """Read even where no input carries labels: the size may be a channel's, products have multiply-adds to count."""
 
 
+@uncollected
 def trace(
     model: nn.Module,
     example_inputs: Any,
