@@ -27,7 +27,7 @@ class L1(Criterion):
 
     def score(self, part: Part) -> Tensor:
         """Sum of |w| of each index of the place, (n,)."""
-        return _norm(part, 1)
+        return _powers(part, 1)
 
 
 class L2(Criterion):
@@ -41,7 +41,7 @@ class L2(Criterion):
 
     def score(self, part: Part) -> Tensor:
         """Sum of w^2 of each index of the place, (n,)."""
-        return _norm(part, 2).square()
+        return _powers(part, 2)
 
 
 class LAMP(L2):
@@ -90,12 +90,25 @@ class Random(Criterion):
         return torch.rand(group.size, generator=generator, dtype=torch.float64)
 
 
-def _norm(part: Part, order: int) -> Tensor:
-    """The norm of each index of the place, (n,), without a copy of the tensor; half precision is summed in float32."""
+CACHED = 2**16
+"""Elements that a processor holds close to itself."""
+
+
+def _powers(part: Part, order: int) -> Tensor:
+    """The sum of |w|^order of each index of the place, (n,); half precision is summed in float32.
+
+    Columns are summed a few rows at a time: their elements lie far apart, and to go down one column after the other
+    takes up to twenty times as long.
+    """
     tensor = part.tensor.detach()
-    others = tuple(dim for dim in range(tensor.ndim) if dim != part.dim)
     exact = torch.promote_types(tensor.dtype, torch.float32)
-    return torch.linalg.vector_norm(tensor, order, others, dtype=exact)
+    if part.dim == 0:
+        others = tuple(range(1, tensor.ndim))
+        return torch.linalg.vector_norm(tensor, order, others, dtype=exact) ** order
+    total = torch.zeros(tensor.shape[1:], dtype=exact, device=tensor.device)
+    for rows in tensor.split(max(1, CACHED // max(1, total.numel()))):
+        total += (rows.to(exact).square() if order == 2 else rows.to(exact).abs()).sum(0)
+    return total.movedim(part.dim - 1, 0).reshape(tensor.shape[part.dim], -1).sum(1)
 
 
 @hookimpl
