@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn, optim
 
+import compress
 from compress import CompressError
 from compress.graph.trace import trace
 
@@ -85,7 +86,7 @@ def test_auto_brings_the_wanted_share_to_zero_in_time_and_no_more(
 ) -> None:
     start = torch.rand(30, generator=torch.Generator().manual_seed(seed)) + 0.1
     steps = int(-(-by * STEPS // 1))
-    options = {"strength": "auto", "share": share, "by": by, "pace": pace, "momentum": momentum}
+    options = {"strength": "auto", "share": share, "by": by, "pace": pace, "momentum": momentum, "spare": 0}
     gamma = trained(start, steps=steps, **options)
     wanted = int(-(-share * 30 // 1))
     assert int((gamma <= 1e-6).sum()) == wanted
@@ -114,12 +115,90 @@ def test_auto_goes_on_after_a_kill_with_nothing_but_the_weights() -> None:
 def test_auto_arrives_also_where_the_learning_rate_has_fallen_to_zero() -> None:
     model, norm = network(torch.ones(4))
     optimizer = optim.SGD(model.parameters(), 0.0)
-    attached = NetworkSlimming(strength="auto").attach(trace(model, torch.zeros(1, 1, 4, 4)), model, optimizer, {})
+    graph = trace(model, torch.zeros(1, 1, 4, 4))
+    attached = NetworkSlimming(strength="auto", spare=0).attach(graph, model, optimizer, {})
     assert isinstance(attached, SlimmedScales)
     for step in range(10):
         attached.begin(step, 10)
         idle_step(model, optimizer)
     assert int((norm.weight == 0).sum()) == 4 and torch.isfinite(norm.bias).all()
+
+
+class Residual(nn.Module):
+    """A stream that three norms scale, and a layer inside a branch that one norm scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12))
+        self.inner = nn.Sequential(nn.Conv2d(12, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU())
+        self.outer = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12))
+        self.last = nn.Sequential(nn.Conv2d(12, 12, 1), nn.BatchNorm2d(12))
+        self.head = nn.Conv2d(12, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.outer(self.inner(x))
+        return self.head(torch.relu(x + self.last(x)))
+
+    @property
+    def stream(self) -> Tensor:
+        """The gammas of each channel of the stream, (3, 12)."""
+        return torch.stack([self.stem[1].weight, self.outer[1].weight, self.last[1].weight]).detach()
+
+
+def residual(seed: int) -> Residual:
+    torch.manual_seed(seed)
+    model = Residual()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.1, 1.5), nn.init.normal_(norm.bias), nn.init.normal_(norm.running_mean)
+    return model
+
+
+def slimmed(model: nn.Module, steps: int, **options: Any) -> None:
+    optimizer = optim.SGD(model.parameters(), LR)
+    graph = trace(model, torch.zeros(1, 3, 8, 8))
+    attached = NetworkSlimming(**options).attach(graph, model, optimizer, {})
+    for step in range(steps):
+        attached.begin(step, steps)
+        idle_step(model, optimizer)
+
+
+def test_channels_that_are_cut_together_shrink_together() -> None:
+    """Each step takes lr * strength off the root mean square of a channel's gammas, in proportion."""
+    model = residual(0)
+    before, alone = model.stream, model.inner[1].weight.detach().clone()
+    slimmed(model, 10, strength=4.0)
+    size = before.square().mean(0).sqrt()
+    expected = before * ((size - 10 * LR * 4.0).clamp(min=0) / size)
+    assert 0 < int((expected == 0).all(0).sum()) < 12
+    torch.testing.assert_close(model.stream, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.inner[1].weight.detach(), (alone - 10 * LR * 4.0).clamp(min=0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_auto_brought_to_zero_is_cut_without_any_loss(seed: int) -> None:
+    """The sparse network and the cut one compute the same, before any fine-tuning, residual streams included."""
+    model = residual(seed)
+    slimmed(model, 20, strength="auto", share=0.5, by=0.8, spare=2)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    cut = compress.prune(model.eval(), x, "bn-gamma", 0.5, scope="global", compensate="fold-exact")
+    assert cut.after.params < 0.6 * cut.before.params
+    with torch.no_grad():
+        torch.testing.assert_close(cut.model(x), model(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("share", "spare"), [(0.5, 0), (0.5, 3), (0.9, 5), (0.9, 20)])
+def test_auto_spares_the_largest_of_each_group(share: float, spare: int, caplog: pytest.LogCaptureFixture) -> None:
+    model = residual(1)
+    stream, inner = model.stream.square().mean(0).sqrt(), model.inner[1].weight.detach().clone()
+    with caplog.at_level(logging.WARNING, "compress"):
+        slimmed(model, 20, strength="auto", share=share, by=0.8, spare=spare)
+    gone = [(model.stream == 0).all(0), model.inner[1].weight == 0]
+    able = max(0, 12 - spare) + max(0, 8 - spare)
+    assert sum(int(each.sum()) for each in gone) == min(int(share * 20), able)
+    assert ("are spared" in caplog.text) == (able < share * 20)
+    for sizes, zero in zip((stream, inner), gone, strict=True):
+        assert not zero[sizes.argsort(descending=True)[:spare]].any()
 
 
 def test_mistakes_are_said() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,13 +32,13 @@ class SlimmedScales:
         sparsifier, given = self._sparsifier, self._strength
         if isinstance(given, Schedule):
             sparsifier.strength = given.at(step / steps)
-            sparsifier.shares = given.shares(step / steps, sparsifier.watched())
+            sparsifier.shares = given.shares(step / steps, sparsifier.sizes())
             return
 
-        def choose(scales: Mapping[str, Tensor]) -> float:
-            threshold, unit = given.threshold(step, steps, scales), sparsifier.threshold(1.0)
+        def choose(sizes: Tensor) -> float:
+            threshold, unit = given.threshold(step, steps, sizes), sparsifier.threshold(1.0)
             sparsifier.strength = float(threshold / unit) if unit else 0.0  # what it amounts to, for the record
-            sparsifier.shares = given.shares(step, steps, scales)
+            sparsifier.shares = given.shares(step, steps, sizes)
             return threshold
 
         sparsifier.choose = choose
@@ -82,8 +83,12 @@ class NetworkSlimming(Regularizer):
     turn: fraction of the training.
     decay: what the strength is multiplied by.
     top: share of the gammas, the largest at each moment, for which the strength decays.
-    share: of the gammas that shall be zero in the end, for strength auto; the share that will be pruned, or more.
+    share: of the channels that shall be at zero in the end, for strength auto; the share that will be pruned, or more.
     by: fraction of the training after which they shall be, for strength auto.
+    spare: channels of each group, its largest, that strength auto leaves in peace, so that no layer dies.
+
+    Channels that are cut together, as those of a residual stream, shrink together: by the root mean square of their
+    gammas.
     """
 
     name = "network-slimming"
@@ -97,6 +102,7 @@ class NetworkSlimming(Regularizer):
     top: Annotated[float, Field(gt=0, le=1)] = 1.0
     share: Annotated[float, Field(gt=0, lt=1)] = 0.7
     by: Annotated[float, Field(gt=0, le=1)] = 0.7
+    spare: Annotated[int, Field(ge=0)] = 4
 
     def __post_init__(self) -> None:
         """Raises CompressError where strength auto meets what it cannot go with."""
@@ -114,5 +120,11 @@ class NetworkSlimming(Regularizer):
             graph, optimizer, strength, mode=self.mode, pace=self.pace, model=model, frozen=frozen
         )
         if self.strength == "auto":
-            return SlimmedScales(sparsifier, Aim(self.share, self.by))
+            aim = Aim(self.share, self.by, sparsifier.groups, self.spare)
+            if aim.wanted < self.share * len(aim.groups):
+                logging.getLogger("compress").warning(
+                    "share %g of %d channels cannot come to zero while %d of each group are spared: %d will",
+                    self.share, len(aim.groups), self.spare, aim.wanted,
+                )  # fmt: skip
+            return SlimmedScales(sparsifier, aim)
         return SlimmedScales(sparsifier, Schedule(strength, self.schedule, self.turn, self.decay, self.top))
