@@ -69,3 +69,17 @@ def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
             if not name.startswith("_") and name != "training":
                 module.__dict__[name] = traced(value, Attribute(path, name))
     return found
+
+
+def shape_of_norm(op: str, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+    """What a norm in eval mode gives on meta tensors: PyTorch's own way there, in Python, takes milliseconds a call."""
+    if op not in ("native_batch_norm", "native_layer_norm") or not args[0].is_meta:
+        return None
+    x = args[0]
+    if op == "native_batch_norm":
+        out = torch.empty_like(x, memory_format=torch._prims_common.suggest_memory_format(x))
+        return None if args[5] else (out, x.new_empty(0), x.new_empty(0))
+    kept = x.dim() - len(args[1])
+    statistics = (*x.shape[:kept], *[1] * len(args[1]))
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return out, x.new_empty(statistics), x.new_empty(statistics)
