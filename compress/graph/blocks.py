@@ -54,7 +54,7 @@ class Skipped(nn.Module):
 class Block:
     """A residual branch: computed from a stream, from nothing else and for nothing else, and added to that stream.
 
-    name: of the module that becomes an identity without it, else of the branch's last module. stand_ins: what replaces
+    name: of the module that becomes an identity without it, else of the branch's largest. stand_ins: what replaces
     its modules. addition: number of the recorded call; branch: which of its arguments, 0 or 1, the branch is. tensors:
     names of the parameters and buffers that go with it. calls: numbers of the recorded calls that go with it. makers:
     (parameter, dimension) of the places that make its output. groups: names of the groups that live in it alone.

@@ -75,6 +75,10 @@ class _Run:
             calls.update(n for i in self.of_path[each.path] for n in range(i.start, i.end))
         return frozenset(tensors), frozenset(calls)
 
+    def largest(self, replaced: Iterable[StandIn]) -> str:
+        """The path of the module in whose course most calls happen."""
+        return max((each.path for each in replaced), key=lambda path: sum(i.end - i.start for i in self.of_path[path]))
+
 
 @dataclass(frozen=True)
 class _Branch:
@@ -118,7 +122,7 @@ def _block(addition: int, run: _Run) -> Block | None:
     for outer in (None,) if around is None else (around, None):
         replaced, reason = _replace(way, inside, outer, run)
         if not reason:
-            title = title if outer is None else outer.path
+            title = run.largest(replaced) if outer is None else outer.path
             return Block(title, addition, last, replaced, *run.gone(replaced), _makers(way, run))
     return stays(reason)
 
@@ -126,7 +130,8 @@ def _block(addition: int, run: _Run) -> Block | None:
 def _inside_modules(way: _Branch, run: _Run) -> dict[str, list[Invocation]]:
     """The largest modules that work for the branch alone, every time they are called: path -> their invocations."""
     fitting: dict[str, list[Invocation]] = defaultdict(list)
-    for invocation in run.within(min(way.calls), way.addition):
+    first = run.flow.maker.get(way.stream.id, -1) + 1  # constants of a module may come before it meets the stream
+    for invocation in run.within(first, way.addition):
         works = run.works(invocation)
         if works and all(n in way.calls for n in works):
             fitting[invocation.path].append(invocation)

@@ -6,7 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from .labels import call_values
+from .rules.create import CREATE
 from .tape import Call, Tape, Value
+
+MADE = {*CREATE, "zeros_like", "ones_like", "full_like", "empty_like"}
+"""Ops that take a tensor for its shape and type only."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Flow:
         maker = {out.id: number for number, call in enumerate(tape.calls) for out in call.outs}
         moving = {value.id for value in tape.inputs}
         for call in tape.calls:
-            if any(value.id in moving for value in call_values(call)):
+            if call.op not in MADE and any(value.id in moving for value in call_values(call)):
                 moving.update(out.id for out in call.outs)
         live, outputs = set(), {value.id for value in tape.outputs}
         wanted = set(outputs)
@@ -87,8 +91,10 @@ class Flow:
 
     def escapes(self, calls: frozenset[int], addition: int) -> int | None:
         """The first of these calls of which another call than the addition takes a result; None where none does."""
+        own = calls | {addition}
         for number in sorted(calls):
             for out in self.calls[number].outs:
-                if out.id in self.outputs or any(u not in calls and u != addition for u in self.users.get(out.id, ())):
+                others = [u for u in self.users.get(out.id, ()) if u not in own and self.calls[u].op not in MADE]
+                if others or out.id in self.outputs:
                     return number
         return None
