@@ -34,8 +34,7 @@ def explain(graph: DependencyGraph) -> str:
         width = min(max(len(block.name) for block in graph.blocks), 48)
         lines += ["", "residual branches (blocks=):"]
         for block in graph.blocks:
-            size = sum(prod(graph.shapes[name]) for name in block.tensors & graph.parameters)
-            said = f"stays: {block.frozen}" if block.frozen else f"{size:,} parameters go with it"
+            said = f"stays: {block.frozen}" if block.frozen else f"{graph.cost_of_block(block.name)} go with it"
             lines.append(f"  {block.name:<{width}} {said}")
     if graph.unknown:
         lines += [

@@ -224,6 +224,13 @@ class DependencyGraph:
         """The same for any set of surviving units and blocks, as from `alive`. Exact, without building anything."""
         return self._prices.cost(self.alive_labels(alive))
 
+    def cost_of_block(self, name: str) -> Cost:
+        """What the whole network saves without this block."""
+        alive, whole = self.alive(), self.cost()
+        alive[self.n_units + self.blocks.index(self.block(name))] = False
+        left = self.cost_of(alive)
+        return Cost(whole.params - left.params, whole.macs - left.macs)
+
     @cached_property
     def decides(self) -> bool:
         """Whether any recorded op turns real numbers into integers or truth values (topk, nms, `>`)."""
