@@ -17,8 +17,9 @@ MADE = {*CREATE, "zeros_like", "ones_like", "full_like", "empty_like"}
 class Flow:
     """maker: value id -> number of the call that makes it. users: value id -> numbers of the live calls that take it.
 
-    takers: name of a parameter or buffer -> numbers of the live calls that take it. moving: ids of the values that depend on the network's inputs. live: numbers of the calls that the outputs depend
-    on. outputs: ids of the values that the network returns.
+    takers: name of a parameter or buffer -> numbers of the live calls that take it. moving: ids of the values that
+    depend on the network's inputs. live: numbers of the calls that the outputs depend on. outputs: ids of the values
+    that the network returns.
     """
 
     calls: tuple[Call, ...]

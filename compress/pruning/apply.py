@@ -31,8 +31,8 @@ from .without import carry, carry_back, take_out
 class Pruned:
     """A cut network and everything about how it came to be.
 
-    model: the new network. frozen: group or block name -> why it stayed whole (rule, policy or verification). before, after:
-    parameters and multiply-adds. verification: None where it was not asked for. names: the original's
+    model: the new network. frozen: group or block name -> why it stayed whole (rule, policy or verification). before,
+    after: parameters and multiply-adds. verification: None where it was not asked for. names: the original's
     parameters, in order.
     """
 
@@ -74,10 +74,11 @@ def apply(
 ) -> Pruned:
     """Cut a copy of the model as planned and prove that it computes what the masked original does.
 
-    Blocks are taken out first, verified; the network without them is traced anew and its channels cut. A block that does
-    not pass stays and is named in `.frozen`. Where code or verification stands in the way, the groups to blame are frozen, named in `.frozen`, and the cut is
-    made again without them. compensate: "fold" gives back the constants that removed channels added; it
-    comes after verification, which is about the cut. calibration: batches, where the compensation looks at data.
+    Blocks are taken out first, verified; the network without them is traced anew and its channels are cut. A block that
+    does not pass stays and is named in `.frozen`. Where code or verification stands in the way of channels, the groups
+    to blame are frozen, named in `.frozen`, and the cut is made again without them. compensate: "fold" gives back the
+    constants that removed channels added; it comes after verification, which is about the cut. calibration: batches,
+    where the compensation looks at data.
     Raises VerificationError where no freezing helps; the given model is never changed.
     """
     check_shapes(model, graph)

@@ -106,7 +106,8 @@ def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
 class MaskedRun(TorchDispatchMode):
     """Runs the ops that reduce or normalise over channels on the survivors, so that masked channels do not take part.
 
-    Where a residual block is gone, its branch is zero at the addition that ends it. Calls are matched to the graph's steps by op name and order. kept: per call (its name, outputs), if asked for.
+    Where a residual block is gone, its branch is zero at the addition that ends it. Calls are matched to the graph's
+    steps by op name and order. kept: per call (its name, outputs), if asked for.
     """
 
     def __init__(self, graph: DependencyGraph, alive: Array, keep: bool = False) -> None:

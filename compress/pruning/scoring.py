@@ -124,9 +124,7 @@ def score_blocks(
     return scores
 
 
-def _part(
-    modules: Mapping[str, nn.Module], found: Found, name: str, tensor: Tensor, dim: int, role: str
-) -> Part:
+def _part(modules: Mapping[str, nn.Module], found: Found, name: str, tensor: Tensor, dim: int, role: str) -> Part:
     """A place as a criterion sees it; a vector as a column."""
     grad = found.gradients.get(name)
     if tensor.ndim == 1:

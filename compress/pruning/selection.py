@@ -102,10 +102,13 @@ def plan(
     data = _calibration(calibration, loss)
     seen, tensors = look(chosen, model, data), _weights(weights, model)
     scores = score(graph, chosen, tensors, model, seen, skip=whole)
-    of_blocks = score_blocks(graph, chosen, tensors, model, seen, skip=whole) if blocks else np.full(len(graph.blocks), np.nan)
+    of_blocks = np.full(len(graph.blocks), np.nan)
+    if blocks:
+        of_blocks = score_blocks(graph, chosen, tensors, model, seen, skip=whole)
 
     silent = {name for name, units in _ranges(graph) if name not in whole and np.isnan(scores[units]).all()}
-    if silent and len(silent) == len(graph.groups) - len(whole & {g.name for g in graph.groups}) and np.isnan(of_blocks).all():
+    may = [name for name, _ in _ranges(graph) if name not in whole]
+    if silent and len(silent) == len(may) and np.isnan(of_blocks).all():
         raise CompressError(f"criterion '{chosen.name}' says nothing about any group that may be cut; choose another")
     if blocks:
         silent |= {b.name for b, s in zip(graph.blocks, of_blocks, strict=True) if np.isnan(s) and not b.frozen} - whole

@@ -6,7 +6,6 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import nn
 
 from ..errors import CompressError, nearest
