@@ -171,7 +171,7 @@ class _AtenCalls(TorchDispatchMode):
     def enter(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module is called."""
         with torch._C.DisableTorchFunction():
-            named = [*enumerate(args), *kwargs.items()]
+            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
             seen = tuple((at, self.value(arg)) for at, arg in named if isinstance(arg, Tensor))
         self.open.append(Invocation(path, len(self.tape.calls), seen, len(args) == 1 and not kwargs))
         self.tape.invocations.append(self.open[-1])

@@ -127,9 +127,8 @@ def _apply_without_blocks(
 ) -> Pruned:
     """`apply` for a plan with blocks."""
     without = take_out(model, graph, plan.blocks, verify)
-    there = trace(
-        without.model, graph.example_inputs, graph.options["heads"], graph.options["groups"], rules=graph.rules
-    )
+    options: Any = graph.options
+    there = trace(without.model, graph.example_inputs, options["heads"], options["groups"], rules=graph.rules)
     pruned = apply(without.model, there, carry(plan, graph, there), verify, compensate, calibration)
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in plan.frozen.items()})
     edits = compose(without.edits, pruned.edits)

@@ -14,14 +14,14 @@ from .policy import GroupPolicy
 from .question import match
 
 if TYPE_CHECKING:
-    from ..graph.graph import DependencyGraph
+    from ..graph.graph import DependencyGraph, Frozen
 
 
 def ignored(graph: DependencyGraph, ignore: Sequence[str]) -> dict[str, str]:
     """Groups and blocks that globs name -> which one. Raises CompressError for a glob that names none."""
     if isinstance(ignore, str):
         raise CompressError(f"ignore: expected a list of globs over group names, found one string; write ({ignore!r},)")
-    found = {}
+    found: dict[str, str] = {}
     for glob in ignore:
         blocks = fnmatch.filter([block.name for block in graph.blocks], glob)
         groups = fnmatch.filter([group.name for group in graph.groups], glob)
@@ -35,11 +35,13 @@ def kept_by_policy(graph: DependencyGraph, policy: GroupPolicy | None, model: nn
         return {}
     if model is None:
         raise CompressError(f"policy '{policy.name}' looks at the model and the traced one is gone; pass model=")
-    reasons, names = dict(policy.freeze(graph, model)), {each.name: each for each in (*graph.groups, *graph.blocks)}
+    reasons = dict(policy.freeze(graph, model))
+    names: dict[str, Frozen | None] = {group.name: group.frozen for group in graph.groups}
+    names |= {block.name: block.frozen for block in graph.blocks}
     for name in reasons:
         if name not in names:
             raise CompressError(f"policy '{policy.name}' keeps '{name}', which is no group{nearest(name, names)}")
-    return {name: reason for name, reason in reasons.items() if not names[name].frozen}
+    return {name: reason for name, reason in reasons.items() if not names[name]}
 
 
 def blocks_with(graph: DependencyGraph, kept: Mapping[str, str]) -> dict[str, str]:

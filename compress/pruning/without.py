@@ -111,7 +111,8 @@ def carry_back(
     for group in after.groups:
         for member in group.members:
             homes[member.name, member.dim].append(group)
-    removed, whole = {}, {}
+    removed: dict[str, np.ndarray] = {}
+    whole: dict[str, Frozen] = {}
     for group in before.groups:
         gone = np.zeros(group.size, dtype=bool)
         for member in group.members:

@@ -79,7 +79,9 @@ class Residuals(nn.Module):
             if kind == "wider":
                 wide = c + 4
                 self.blocks.append(
-                    Apply(lambda m, x: m.way(x) + m.body(x), way=nn.Conv2d(c, wide, 1), body=nn.Conv2d(c, wide, 3, 1, 1))
+                    Apply(
+                        lambda m, x: m.way(x) + m.body(x), way=nn.Conv2d(c, wide, 1), body=nn.Conv2d(c, wide, 3, 1, 1)
+                    )
                 )
                 c = wide
             elif kind == "stays":

@@ -19,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import compress
 from compress import CompressError
+from compress.pruning.resources import meter
 
 FAMILIES = {  # network, image side, block -> the module whose output is its branch, blocks that there are
     "resnet18": (lambda: ResNet(BasicBlock, [2, 2, 1, 1], 5), 32, lambda b: f"{b}.bn2", 3),
@@ -133,12 +134,13 @@ def test_networks_of_all_kinds_stay_right_where_blocks_go(seed):
 def test_blocks_and_channels_meet_budgets_together(scope):
     torch.manual_seed(1)
     model = ResNet(BasicBlock, [2, 2, 2, 1], 5).eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.uniform_(model.layer2[1].bn2.weight, 0.4, 0.5)  # |gamma| of the stream adds up over its blocks
     graph = compress.trace(model, torch.rand(1, 3, 32, 32))
     keep = {"macs": 0.5, "params": 0.6, "activations": 0.8}
-    plan = compress.plan(graph, {"uses": "l2", "normalize": "mean"}, keep=keep, scope=scope, blocks="ranked")
-    assert plan.blocks and plan.removed
-    from compress.pruning.resources import meter
-
+    plan = compress.plan(graph, "bn-gamma", keep=keep, scope=scope, blocks="ranked")
+    assert plan.removed and plan.blocks[:1] == ("layer2.1",) if scope == "global" else "layer2.1" in plan.blocks
     alive = graph.alive(plan)
     shares = {n: meter(graph, n, model)(alive) / meter(graph, n, model)(graph.alive()) for n in keep}
     assert all(shares[name] <= keep[name] for name in keep)

@@ -35,9 +35,9 @@ def describe(model: Darknet) -> tuple[Section, ...]:
         cfg.add(section, sources, layer)
     if not model.heads and model.layers:
         cfg.bring_up(cfg.places[model.sections[-1].index], model.sections[-1])
-    for section, layer, twin in zip(cfg.sections[1:], cfg.layers, Darknet(cfg.sections).layers, strict=True):
-        if isinstance(layer, Convolutional) and isinstance(twin, Convolutional):
-            _check_same(section, layer, twin)
+    for section, written, twin in zip(cfg.sections[1:], cfg.layers, Darknet(cfg.sections).layers, strict=True):
+        if isinstance(written, Convolutional) and isinstance(twin, Convolutional):
+            _check_same(section, written, twin)
     return tuple(cfg.sections)
 
 
@@ -85,11 +85,13 @@ class _Cfg:
         self.layers.append(layer)
 
 
-def _handed_on(section: Section, layer: nn.Module) -> int:
+def _handed_on(section: Section, layer: nn.Identity | Skipped) -> int:
     """Which of its inputs a layer gives that stands where a residual block was taken out."""
-    if isinstance(layer, Skipped) and (layer.zeros or not isinstance(layer.argument, int)):
-        raise section.mistake("a block is gone whose shortcut has an activation of its own: no cfg can ask for that")
-    return layer.argument if isinstance(layer, Skipped) and isinstance(layer.argument, int) else 0
+    if isinstance(layer, nn.Identity):
+        return 0
+    if layer.zeros or not isinstance(layer.argument, int):
+        raise section.mistake("gives zeros where a residual block was, before an activation: no cfg can ask for that")
+    return layer.argument
 
 
 def _as_it_is(section: Section, layer: Convolutional) -> Section:
