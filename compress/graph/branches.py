@@ -156,10 +156,12 @@ def _within(inner: Invocation, outer: Invocation) -> bool:
 
 
 def _around(way: _Branch, run: _Run) -> Invocation | None:
-    """The largest module that, without the branch, hands on its argument: it takes the stream, adds and is done.
+    """A module that, without the branch, hands on its argument: it takes the stream, adds and is done.
 
-    Ops after the addition may be there where they change nothing that the stream holds: a ReLU of what is rectified.
+    The smallest that holds the whole branch, or else the largest. Ops after the addition may be there where they change
+    nothing that the stream holds: a ReLU of what is rectified.
     """
+    found: list[Invocation] = []
     for invocation in run.invocations[: bisect_right(run.starts, way.addition)]:
         if not invocation.path or invocation.end <= way.addition or len(run.of_path[invocation.path]) > 1:
             continue
@@ -168,8 +170,9 @@ def _around(way: _Branch, run: _Run) -> Invocation | None:
         last = _only(invocation.outputs)
         after = None if last is None else _idle(way, last, run.flow)
         if after is not None and set(run.works(invocation)) <= way.calls | {way.addition} | after:
-            return invocation
-    return None
+            found.append(invocation)
+    whole = [invocation for invocation in found if invocation.start <= min(way.calls)]
+    return whole[-1] if whole else found[0] if found else None
 
 
 def _only(outputs: object) -> Value | None:

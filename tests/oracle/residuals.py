@@ -58,8 +58,8 @@ class Residuals(nn.Module):
     """Stem, blocks, pool, classifier.
 
     ends: path -> the module whose output is the branch of the block at or below the path; nested ones have longer
-    paths. stays: paths of blocks that are none: something else reads the branch, an op makes something of its zeros, the
-    stream is scaled.
+    paths. stays: paths of blocks that are none: something else reads the branch, an op makes something of its zeros,
+    the stream is scaled.
     """
 
     def __init__(self, seed: int) -> None:
