@@ -179,7 +179,10 @@ class Prune(Stage):
         counted = self.blocks not in (0, "ranked")
         if (not given and not counted) or (self.ratio is not None and len(given) > 1):
             said = f"{' and '.join(given)} are given" if given else "nothing says how much goes"
-            yield given[-1] if given else "uses", f"{said}; give ratio, or budgets: keep_macs, keep_params, keep"
+            yield (
+                given[-1] if given else "uses",
+                f"{said}; give ratio, or budgets: keep_macs, keep_params, keep; or a number of blocks",
+            )
         for name in sorted(self.keep):
             if name not in RESOURCES:
                 yield "keep", f"there is no resource '{name}' to keep{nearest(name, RESOURCES)}"
