@@ -73,7 +73,8 @@ def check_policy(policy: GroupPolicy, model: nn.Module, example: Tensor) -> None
     kind, same = type(policy).__name__, unchanged(model)
     graph = trace(model, example)
     reasons = policy.freeze(graph, model)
-    strange = set(reasons) - {each.name for each in (*graph.groups, *graph.blocks)}
+    known = {group.name for group in graph.groups} | {block.name for block in graph.blocks}
+    strange = set(reasons) - known
     expect(not strange, f"{kind}.freeze names {sorted(strange)[:3]}, which are no groups or blocks of the graph")
     silent = [name for name, reason in reasons.items() if not (isinstance(reason, str) and reason.strip())]
     expect(not silent, f"{kind}.freeze gives no reason for {', '.join(silent[:3])}")
