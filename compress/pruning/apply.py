@@ -125,24 +125,39 @@ def _apply_without_blocks(
     compensate: str | Compensation | None,
     calibration: Calibration | Iterable[Any] | None,
 ) -> Pruned:
-    """`apply` for a plan with blocks."""
+    """`apply` for a plan with blocks. The network without them is traced again only if there is more to do to it."""
     without = take_out(model, graph, plan.blocks, verify)
-    options: Any = graph.options
-    there = trace(without.model, graph.example_inputs, options["heads"], options["groups"], rules=graph.rules)
-    pruned = apply(without.model, there, carry(plan, graph, there), verify, compensate, calibration)
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in plan.frozen.items()})
-    edits = compose(without.edits, pruned.edits)
-    removed, frozen = carry_back(edits, pruned.frozen, graph, there)
-    stay = {block.name: block.frozen for block in graph.blocks if block.frozen is not None}
-    return replace(
-        pruned,
-        plan=Plan(removed, pruned.plan.settings, plan.frozen, without.blocks),
-        edits=edits,
-        frozen={**frozen, **stay, **without.kept},
-        before=graph.cost(),
-        verification=worse(without.verification, pruned.verification),
-        names=tuple(name for name, _ in model.named_parameters()),
+    left = replace(plan, removed={}, blocks=without.blocks)
+    inside = {name for block in without.blocks for name in graph.block(block).groups}
+    whole = {name: reason for name, reason in _frozen(graph).items() if name not in inside}
+    done = Pruned(
+        without.model,
+        left,
+        without.edits,
+        whole,
+        graph.cost(),
+        graph.cost(left),
+        without.verification,
+        graph.example_inputs,
+        tuple(name for name, _ in model.named_parameters()),
     )
+    if plan.removed or compensate is not None:
+        options: Any = graph.options
+        there = trace(without.model, graph.example_inputs, options["heads"], options["groups"], rules=graph.rules)
+        pruned = apply(without.model, there, carry(plan, graph, there), verify, compensate, calibration)
+        edits = compose(without.edits, pruned.edits)
+        removed, whole = carry_back(edits, pruned.frozen, graph, there)
+        done = replace(
+            done,
+            model=pruned.model,
+            plan=replace(left, removed=removed, settings=pruned.plan.settings),
+            edits=edits,
+            after=pruned.after,
+            verification=worse(without.verification, pruned.verification),
+        )
+    stay = {block.name: block.frozen for block in graph.blocks if block.frozen is not None}
+    return replace(done, frozen={**whole, **stay, **without.kept})
 
 
 def _frozen(graph: DependencyGraph) -> dict[str, Frozen]:

@@ -11,7 +11,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from networks import RandomNetwork
 from oracle import compare, number_every_element, snapshot
-from residuals import Residuals
+from residuals import Residuals, Steps
 from torch import nn
 from torchvision.models import MobileNetV2, ResNet, VisionTransformer, mobilenet_v3_small
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
@@ -62,7 +62,10 @@ def check(model: nn.Module, graph, plan, pruned, inputs, ends) -> None:
     assert remapped.keys() == state.keys() and all(torch.equal(state[name], remapped[name]) for name in state)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOW = set(FAMILIES) - {"vit_b_16"}
+
+
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[pytest.mark.slow] if f in SLOW else []) for f in FAMILIES])
 def test_families_lose_blocks_alone_and_with_channels(family):
     build, side, ends, count = FAMILIES[family]
     torch.manual_seed(0)
@@ -79,7 +82,7 @@ def test_families_lose_blocks_alone_and_with_channels(family):
     assert snapshot(model) == before
 
 
-@pytest.mark.parametrize("family", ["resnet18", "mobilenet_v3"])
+@pytest.mark.parametrize("family", ["mobilenet_v2", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_multiply_adds_without_blocks_are_those_that_fvcore_counts(family):
     build, side, _, count = FAMILIES[family]
     model, x = build().eval(), torch.rand(1, 3, side, side)
@@ -92,7 +95,7 @@ def test_multiply_adds_without_blocks_are_those_that_fvcore_counts(family):
     assert graph.cost(plan).macs == counted["conv"] + counted["linear"]
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 120))])
 def test_random_residual_networks(seed):
     model = number_every_element(Residuals(seed), seed, gain=0.7).eval()
     x = torch.rand(2, 3, 6, 6, dtype=torch.float64)
@@ -110,7 +113,7 @@ def test_random_residual_networks(seed):
     check(model, graph, plan, pruned, x, model.end)
 
 
-@pytest.mark.parametrize("seed", range(7000, 7012))
+@pytest.mark.parametrize("seed", [7000, *(pytest.param(s, marks=pytest.mark.slow) for s in range(7001, 7060))])
 def test_networks_of_all_kinds_stay_right_where_blocks_go(seed):
     """Whatever counts as a branch in them: verified, counted, saved."""
     torch.manual_seed(seed)
@@ -130,21 +133,36 @@ def test_networks_of_all_kinds_stay_right_where_blocks_go(seed):
     assert all(torch.equal(small[name], selected[name]) for name in small | selected)
 
 
-@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
-def test_blocks_and_channels_meet_budgets_together(scope):
+def deep() -> nn.Module:
+    """Stem and five blocks that end in a ReLU, as in a ResNet; the fourth scales its branch least."""
     torch.manual_seed(1)
-    model = ResNet(BasicBlock, [2, 2, 2, 1], 5).eval()
+    blocks = [Steps(12, 8, after=True) for _ in range(5)]
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), *blocks, nn.Flatten(), nn.Linear(12 * 36, 5)).eval()
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
-    nn.init.uniform_(model.layer2[1].bn2.weight, 0.4, 0.5)  # |gamma| of the stream adds up over its blocks
-    graph = compress.trace(model, torch.rand(1, 3, 32, 32))
+    nn.init.uniform_(blocks[3].body.weight, 0.4, 0.5)  # |gamma| of the stream adds up over its blocks
+    return model
+
+
+X = torch.rand(2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
+def test_blocks_and_channels_meet_budgets_together(scope):
+    model = deep()
+    graph = compress.trace(model, X)
     keep = {"macs": 0.5, "params": 0.6, "activations": 0.8}
     plan = compress.plan(graph, "bn-gamma", keep=keep, scope=scope, blocks="ranked")
-    assert plan.removed and plan.blocks[:1] == ("layer2.1",) if scope == "global" else "layer2.1" in plan.blocks
+    assert plan.removed and "5" in plan.blocks
     alive = graph.alive(plan)
     shares = {n: meter(graph, n, model)(alive) / meter(graph, n, model)(graph.alive()) for n in keep}
     assert all(shares[name] <= keep[name] for name in keep)
-    assert max(shares[name] / keep[name] for name in keep) > 0.97
+    closer = []
+    for name, units in plan.removed.items():  # one unit back, and some budget breaks
+        back = alive.copy()
+        back[graph.start(name) + units[-1]] = True
+        closer.append(any(meter(graph, n, model)(back) > keep[n] * meter(graph, n, model)(graph.alive()) for n in keep))
+    assert any(closer)
     cut = compress.apply(model, graph, plan, verify=False).model
     assert meter(graph, "bytes", model)(alive) == sum(
         t.numel() * t.element_size() for t in (*cut.parameters(), *cut.buffers())
@@ -152,29 +170,26 @@ def test_blocks_and_channels_meet_budgets_together(scope):
 
 
 def test_a_second_pruning_goes_on_from_the_first():
-    torch.manual_seed(0)
-    model = ResNet(BasicBlock, [2, 2, 2, 1], 5).eval()
-    x = torch.rand(2, 3, 32, 32)
+    model = deep()
     names = []
     for _ in range(2):
-        graph = compress.trace(model, x)
+        graph = compress.trace(model, X)
         plan = compress.plan(graph, "l2", ratio=0.2, blocks=1)
         pruned = compress.apply(model, graph, plan)
         names += plan.blocks
         model = pruned.model
-    assert len(set(names)) == 2 and not set(names) & {b.name for b in compress.trace(model, x).blocks}
-    model.train()(x).sum().backward()
+    assert len(set(names)) == 2 and not set(names) & {b.name for b in compress.trace(model, X).blocks}
+    model.train()(X).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 def test_an_optimizers_state_goes_on_without_the_blocks():
-    torch.manual_seed(0)
-    model, x = ResNet(BasicBlock, [2, 1, 1, 1], 5), torch.rand(4, 3, 32, 32)
+    model = deep().train()
     optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
-    model(x).sum().backward()
+    model(X).sum().backward()
     optimizer.step()
-    pruned = compress.prune(model, x[:1], "l2", ratio=0.25, blocks=1)
-    assert pruned.plan.blocks == ("layer1.1",) or pruned.plan.blocks == ("layer1.0",)
+    pruned = compress.prune(model, X, "bn-gamma", ratio=0.25, blocks=1)
+    assert pruned.plan.blocks == ("5",)
     after = torch.optim.AdamW(pruned.model.named_parameters(), lr=1e-3)
     after.load_state_dict(pruned.remap(optimizer.state_dict()))
     whole = dict(zip(model.parameters(), [n for n, _ in model.named_parameters()], strict=True))

@@ -159,7 +159,7 @@ def test_saved_without_blocks_it_comes_back(tmp_path):
         compress.load(tmp_path, lambda: Net(False, False, tokens=True).eval())
 
 
-@pytest.mark.parametrize("exporter", [TorchExporter(), OnnxExporter()], ids=lambda e: e.name)
+@pytest.mark.parametrize("exporter", [TorchExporter(), pytest.param(OnnxExporter(), marks=pytest.mark.slow)])
 def test_it_exports_without_blocks(exporter, tmp_path):
     model, graph = traced(False, tokens=True)
     pruned = compress.apply(model, graph, compress.plan(graph, "l2", blocks=2))
