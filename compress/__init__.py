@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import CompressError, ExpectationError, VerificationError, nearest
+    from .graph.blocks import Block, Skipped
     from .graph.graph import Cost, DependencyGraph, Frozen, Group, Link, Member
     from .graph.trace import trace
     from .hookspecs import hookimpl
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Architecture",
     "Attached",
+    "Block",
     "Calibration",
     "Compensation",
     "CompressError",
@@ -59,6 +61,7 @@ __all__ = [
     "Plugin",
     "Pruned",
     "Regularizer",
+    "Skipped",
     "Sparsifier",
     "Split",
     "Stage",
@@ -97,6 +100,7 @@ _HOMES = (  # where the names live, lightest first
     "training.task",
     "training.leaks",
     "training.sparsifier",
+    "graph.blocks",
     "graph.trace",
     "pruning.latency",
     "pruning.schedule",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 
 from .arguments import AsJson, Profile, RecipeName, Settings, read_recipe, say
 
@@ -30,4 +31,13 @@ def inspect(recipe: RecipeName, settings: Settings = None, profile: Profile = No
         }
         for group in graph.groups
     ]
-    print(json.dumps({"params": cost.params, "macs": cost.macs, "groups": groups}, indent=2))
+    blocks = [
+        {
+            "name": block.name,
+            **asdict(graph.cost_of_block(block.name)),
+            "frozen": {"reason": block.frozen.reason, "by": block.frozen.by} if block.frozen else None,
+            "groups": list(block.groups),
+        }
+        for block in graph.blocks
+    ]
+    print(json.dumps({"params": cost.params, "macs": cost.macs, "groups": groups, "blocks": blocks}, indent=2))

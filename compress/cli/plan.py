@@ -47,6 +47,7 @@ def _plain(rehearsal: Rehearsal, cut: Rehearsed) -> dict[str, Any]:
         "before": asdict(cut.before),
         "after": asdict(cut.after),
         "groups": groups,
+        "blocks": [{"block": name, **asdict(rehearsal.graph.cost_of_block(name))} for name in cut.plan.blocks],
         "frozen": dict(cut.plan.frozen),
     }
 
@@ -59,6 +60,10 @@ def _table(rehearsal: Rehearsal, cut: Rehearsed) -> str:
         if len(removed.get(group.name, ()))
     ]
     lines = [f"stage {cut.stage}: {cut.plan}", columns([("group", "before", "after"), *rows], right=(1, 2))]
+    if cut.plan.blocks:
+        costs = [(name, rehearsal.graph.cost_of_block(name)) for name in cut.plan.blocks]
+        blocks = [(name, f"{cost.params:,}", f"{cost.macs:,}") for name, cost in costs]
+        lines.append(columns([("block that goes", "parameters", "multiply-adds"), *blocks], right=(1, 2)))
     whole = [group for group in rehearsal.graph.groups if not len(removed.get(group.name, ()))]
     reasons = Counter(cut.plan.frozen.get(g.name, str(g.frozen) if g.frozen else "not chosen") for g in whole)
     lines += [f"stays whole: {count} groups, {reason}" for reason, count in reasons.most_common()]

@@ -41,9 +41,12 @@ class Prices:
             return known[id(array)]
 
         def price(terms: Iterable[Term]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-            return tuple((term.coefficient, tuple(number(factor) for factor in term.factors)) for term in terms)
+            return tuple(
+                (term.coefficient, tuple(number(f) for f in (*term.factors, *graph.blocks_of_call(term.call))))
+                for term in terms
+            )
 
-        params = price(_parameter_term(graph, name) for name in sorted(graph.parameters))
+        params = price(tensor_term(graph, name) for name in sorted(graph.parameters))
         macs = price(graph.terms)
         lengths = [len(array) for array in arrays]
         bounds = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if arrays else np.zeros(0, np.int64)
@@ -59,8 +62,9 @@ class Prices:
         return Cost(_total(self.params, counts), _total(self.macs, counts))
 
 
-def _parameter_term(graph: DependencyGraph, name: str) -> Term:
-    coefficient, factors = 1, []
+def tensor_term(graph: DependencyGraph, name: str, each: int = 1) -> Term:
+    """What a parameter or buffer takes, `each` an element: with the blocks that it goes with as factors of 0 or 1."""
+    coefficient, factors = each, [*graph.blocks_of_tensor(name)]
     for dim, n in enumerate(graph.shapes[name]):
         place = graph.places.get((name, dim))
         if place is None:

@@ -30,6 +30,12 @@ def explain(graph: DependencyGraph) -> str:
     if frozen:
         lines += ["", "stays whole:"]
         lines += [f"  {group.name:<{width}} {group.size:>6} units  {group.frozen}" for group in frozen]
+    if graph.blocks:
+        width = min(max(len(block.name) for block in graph.blocks), 48)
+        lines += ["", "residual branches (blocks=):"]
+        for block in graph.blocks:
+            said = f"stays: {block.frozen}" if block.frozen else f"{graph.cost_of_block(block.name)} go with it"
+            lines.append(f"  {block.name:<{width}} {said}")
     if graph.unknown:
         lines += [
             "",

@@ -14,6 +14,7 @@ from ..errors import CompressError, nearest
 
 if TYPE_CHECKING:
     from ..pruning.plan import Plan
+    from .blocks import Block
     from .ints import Attribute
     from .labels import Array, Layout, Need, Term
 
@@ -105,8 +106,9 @@ class DependencyGraph:
 
     groups: the units by group, in the order in which the network makes them; the units of group g have the global
     numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
-    without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. It
-    holds names, not tensors (beside the example inputs it was given).
+    without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. blocks:
+    residual branches, each of which can go as a whole; block b has the number n_units + its position. rules: what
+    `trace` was given. It holds names, not tensors (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]
@@ -124,6 +126,8 @@ class DependencyGraph:
     options: Mapping[str, str]
     reference: Callable[[], nn.Module | None]
     unused: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    rules: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> nn.Module | None:
@@ -166,24 +170,66 @@ class DependencyGraph:
         except KeyError:
             raise CompressError(f"no group '{name}'{nearest(name, self._by_name)}") from None
 
+    def block(self, name: str) -> Block:
+        """The block of that name. Raises CompressError where there is none."""
+        found = next((block for block in self.blocks if block.name == name), None)
+        if found is None:
+            raise CompressError(f"no block '{name}'{nearest(name, [block.name for block in self.blocks])}")
+        return found
+
     def alive(self, plan: Plan | None = None) -> np.ndarray:
-        """(n_units,) bool: the units that a plan leaves."""
-        alive = np.ones(self.n_units, dtype=bool)
+        """(n_units + blocks,) bool: the units, then the blocks, that a plan leaves."""
+        alive = np.ones(self.n_units + len(self.blocks), dtype=bool)
         for name, removed in (plan.removed if plan else {}).items():
             alive[self.start(name) + np.asarray(removed, dtype=np.int64)] = False
+        for name in plan.blocks if plan else ():
+            alive[self.n_units + self.blocks.index(self.block(name))] = False
         return alive
 
     def alive_labels(self, alive: np.ndarray) -> np.ndarray:
-        """(labels,) bool: the labels whose units are alive; a label that belongs to no unit always is."""
-        return np.append(alive, True)[self.unit_of_label]
+        """(labels + blocks,) bool: the labels whose units are alive, then the blocks; without a unit, it always is.
+
+        alive: as from `alive`, or of the units alone, (n_units,).
+        """
+        units, blocks = alive[: self.n_units], alive[self.n_units :]
+        blocks = blocks if len(blocks) else np.ones(len(self.blocks), dtype=bool)
+        return np.concatenate([np.append(units, True)[self.unit_of_label], blocks])
+
+    @cached_property
+    def _blocks_of(self) -> tuple[dict[str, tuple[Array, ...]], dict[int, tuple[Array, ...]]]:
+        """Tensor name, and number of a call -> the labels, one array each, of the blocks that it goes with."""
+        of_tensor: dict[str, tuple[Array, ...]] = {}
+        of_call: dict[int, tuple[Array, ...]] = {}
+        for number, block in enumerate(self.blocks):
+            label = np.array([len(self.unit_of_label) + number])
+            for name in block.tensors:
+                of_tensor[name] = (*of_tensor.get(name, ()), label)
+            for call in block.calls:
+                of_call[call] = (*of_call.get(call, ()), label)
+        return of_tensor, of_call
+
+    def blocks_of_tensor(self, name: str) -> tuple[Array, ...]:
+        """The labels, one array each, of the blocks that a parameter or buffer goes with."""
+        return self._blocks_of[0].get(name, ())
+
+    def blocks_of_call(self, number: int) -> tuple[Array, ...]:
+        """The labels, one array each, of the blocks that a recorded call - a step - goes with."""
+        return self._blocks_of[1].get(number, ())
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """Parameters and multiply-adds, before a cut or after the plan's."""
         return self.cost_of(self.alive(plan))
 
     def cost_of(self, alive: np.ndarray) -> Cost:
-        """The same for any set of surviving units, (n_units,) bool. Exact, without building anything."""
+        """The same for any set of surviving units and blocks, as from `alive`. Exact, without building anything."""
         return self._prices.cost(self.alive_labels(alive))
+
+    def cost_of_block(self, name: str) -> Cost:
+        """What the whole network saves without this block."""
+        alive, whole = self.alive(), self.cost()
+        alive[self.n_units + self.blocks.index(self.block(name))] = False
+        left = self.cost_of(alive)
+        return Cost(whole.params - left.params, whole.macs - left.macs)
 
     @cached_property
     def decides(self) -> bool:
@@ -197,14 +243,19 @@ class DependencyGraph:
         return Prices.of(self)
 
     def freeze(self, reasons: Mapping[str, Frozen]) -> DependencyGraph:
-        """The same graph with these groups frozen. Raises CompressError for a name that is no group."""
+        """The same graph with these groups or blocks frozen. Raises CompressError for a name that is neither."""
+        blocks = {block.name for block in self.blocks}
         for name in reasons:
-            _ = self[name]
+            _ = name in blocks or self[name]
         return replace(
             self,
             groups=tuple(
                 replace(group, frozen=reasons[group.name]) if group.name in reasons and group.frozen is None else group
                 for group in self.groups
+            ),
+            blocks=tuple(
+                replace(block, frozen=reasons[block.name]) if block.name in reasons and block.frozen is None else block
+                for block in self.blocks
             ),
         )
 

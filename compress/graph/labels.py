@@ -68,10 +68,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Term:
-    """multiply-adds = coefficient x product over factors of the survivors among each factor's labels."""
+    """multiply-adds = coefficient x product over factors of the survivors among each factor's labels.
+
+    call: the number of the recorded call that makes them, -1 for what no call makes.
+    """
 
     coefficient: int
     factors: tuple[Array, ...]
+    call: int = -1
 
 
 @dataclass

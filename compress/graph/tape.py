@@ -63,10 +63,27 @@ class Call:
 
 
 @dataclass
+class Invocation:
+    """One call of a module: the ATen calls from number `start` up to `end` happened in its course.
+
+    args: (position or keyword, value) of each argument that is a tensor. alone: it was given one argument, by position.
+    outputs: the tensor that it returned, a tuple of tensors and None, or ... for anything else.
+    """
+
+    path: str
+    start: int
+    args: tuple[tuple[int | str, Value], ...]
+    alone: bool
+    end: int = -1
+    outputs: Any = ...
+
+
+@dataclass
 class Tape:
-    """What a run of the shell recorded. outputs: the values that the model returned."""
+    """What a run of the shell recorded. outputs: the values that the model returned. invocations: outer ones first."""
 
     calls: list[Call] = field(default_factory=list)
+    invocations: list[Invocation] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     attributes: dict[Attribute, int] = field(default_factory=dict)
@@ -129,7 +146,7 @@ class _AtenCalls(TorchDispatchMode):
         self.values: dict[int, Value] = {}  # id of a live tensor -> what it is now
         self.storages: dict[int, set[int]] = {}  # storage -> ids of the live tensors in it
         self.alive: list[Tensor] = []  # so that no id is used twice
-        self.modules: list[str] = []
+        self.open: list[Invocation] = []  # the modules that are at work, the innermost last
         self.python: tuple[str, Any, Any] | None = None
         self.count = 0
 
@@ -151,6 +168,25 @@ class _AtenCalls(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             value = self.value(tensor)
             return torch.Size(TracedInt(int(n), Size(value.id, i)) for i, n in enumerate(tensor.shape))
+
+    def enter(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A module is called."""
+        with torch._C.DisableTorchFunction():
+            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            seen = tuple((at, self.value(arg)) for at, arg in named if isinstance(arg, Tensor))
+        self.open.append(Invocation(path, len(self.tape.calls), seen, len(args) == 1 and not kwargs))
+        self.tape.invocations.append(self.open[-1])
+
+    def leave(self, outputs: Any) -> None:
+        """The innermost module returns."""
+        invocation = self.open.pop()
+        invocation.end = len(self.tape.calls)
+        plain = isinstance(outputs, Tensor) or (
+            type(outputs) is tuple and all(item is None or isinstance(item, Tensor) for item in outputs)
+        )
+        if plain:
+            with torch._C.DisableTorchFunction():
+                invocation.outputs = self.frozen_tree(outputs)
 
     def frozen_tree(self, tree: Any) -> Any:
         if isinstance(tree, Tensor):
@@ -177,7 +213,7 @@ class _AtenCalls(TorchDispatchMode):
         if self.python is not None:
             name, py_args, py_kwargs = self.python
             python = (name, self.frozen_tree(tuple(py_args)), {k: self.frozen_tree(v) for k, v in py_kwargs.items()})
-        module = self.modules[-1] if self.modules else ""
+        module = self.open[-1].path if self.open else ""
         self.tape.calls.append(Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased))
         return result
 
@@ -213,14 +249,14 @@ def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tap
     handles = []
     for path, module in shell.named_modules():
         handles.append(
-            module.register_forward_pre_hook(lambda m, i, path=path: recorder.modules.append(path), prepend=True)
+            module.register_forward_pre_hook(
+                lambda m, args, kwargs, path=path: recorder.enter(path, args, kwargs), prepend=True, with_kwargs=True
+            )
         )
-        handles.append(
-            module.register_forward_hook(lambda m, i, o: (recorder.modules.pop(), None)[1], always_call=True)
-        )
+        handles.append(module.register_forward_hook(lambda m, i, o: recorder.leave(o), always_call=True))
     inputs = map_tensors(example_inputs, lambda t: t.to("meta") if device == "meta" else t.detach().clone())
     tape.inputs = [recorder.value(tensor) for tensor in collect_tensors(inputs)]
-    noting = by_value.set(lambda e: tape.numbers.append((e, recorder.modules[-1] if recorder.modules else "")))
+    noting = by_value.set(lambda e: tape.numbers.append((e, recorder.open[-1].path if recorder.open else "")))
     try:
         with plain_math(), _open_functions(), recorder, _PythonCalls(recorder):
             outputs = call_model(shell, inputs)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import CompressError, nearest
 from ..plugins import installed
+from .branches import find_blocks
 from .counts import keep_quotient, tie_sizes
 from .graph import DependencyGraph, Group, Step
 from .inputs import collect_tensors
@@ -61,8 +62,9 @@ def trace(
     tensors = named_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
     met = {value.name for value in _values(tape)}
+    found = tuple(_mark_buffers(group, parameters) for group in units.groups)
     return DependencyGraph(
-        groups=tuple(_mark_buffers(group, parameters) for group in units.groups),
+        groups=found,
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         parameters=frozenset(parameters),
         example_inputs=example_inputs,
@@ -77,6 +79,8 @@ def trace(
         options={"heads": heads, "groups": groups},
         reference=weakref.ref(model),
         unused=tuple(name for name, _ in model.named_parameters() if name not in met),
+        blocks=find_blocks(tape, labels, found, model),
+        rules=rules,
     )
 
 
@@ -96,6 +100,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
             for out in call.outs:
                 labels.layouts[out.id] = ()
             continue
+        known = len(labels.terms)
         speaker = rules.get(call.op) or rules.get(call.op.rstrip("_"))
         if speaker is None:
             labels.unknown.setdefault(call.op, []).append(call.module)
@@ -107,6 +112,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
             layouts = speaker(call, labels)
             if isinstance(layouts, tuple):
                 layouts = [layouts]
+        labels.terms[known:] = [replace(term, call=number) for term in labels.terms[known:]]
         for out, layout in zip(call.outs, layouts, strict=False):
             labels.layouts[out.id] = layout
     for expression, module in dict.fromkeys(tape.numbers):

@@ -18,19 +18,21 @@ from .calibration import Calibration
 from .compensation import Compensation, make_compensation
 from .criteria import find_criterion
 from .plan import Plan
+from .remap import compose
 from .replay import Blame
 from .selection import plan as make_plan
 from .surgery import Conflict, Edits, cut, edits
-from .verify import Verification
+from .verify import Verification, worse
 from .verify import verify as compare
+from .without import carry, carry_back, take_out
 
 
 @dataclass(frozen=True)
 class Pruned:
     """A cut network and everything about how it came to be.
 
-    model: the new network. frozen: group name -> why it stayed whole (rule, policy or verification). before, after:
-    parameters and multiply-adds. verification: None where it was not asked for. names: the original's
+    model: the new network. frozen: group or block name -> why it stayed whole (rule, policy or verification). before,
+    after: parameters and multiply-adds. verification: None where it was not asked for. names: the original's
     parameters, in order.
     """
 
@@ -72,12 +74,16 @@ def apply(
 ) -> Pruned:
     """Cut a copy of the model as planned and prove that it computes what the masked original does.
 
-    Where code or verification stands in the way, the groups to blame are frozen, named in `.frozen`, and the cut is
-    made again without them. compensate: "fold" gives back the constants that removed channels added; it
-    comes after verification, which is about the cut. calibration: batches, where the compensation looks at data.
+    Blocks are taken out first, verified; the network without them is traced anew and its channels are cut. A block that
+    does not pass stays and is named in `.frozen`. Where code or verification stands in the way of channels, the groups
+    to blame are frozen, named in `.frozen`, and the cut is made again without them. compensate: "fold" gives back the
+    constants that removed channels added; it comes after verification, which is about the cut. calibration: batches,
+    where the compensation looks at data.
     Raises VerificationError where no freezing helps; the given model is never changed.
     """
     check_shapes(model, graph)
+    if plan.blocks:
+        return _apply_without_blocks(model, graph, plan, verify, compensate, calibration)
     before = graph.cost()
     given = None if compensate is None else make_compensation(compensate)
     data = _data(given, calibration)
@@ -105,10 +111,58 @@ def apply(
     assert result is not None and new is not None
     if given is not None:
         new = given.compensate(model, new, graph, plan, result, **data)
-    frozen = {group.name: group.frozen for group in graph.groups if group.frozen is not None}
+    frozen = _frozen(graph)
     after = replace(graph.cost(plan), params=sum(p.numel() for p in new.parameters()))
     names = tuple(name for name, _ in model.named_parameters())
     return Pruned(new, plan, result, frozen, before, after, verification, graph.example_inputs, names)
+
+
+def _apply_without_blocks(
+    model: nn.Module,
+    graph: DependencyGraph,
+    plan: Plan,
+    verify: bool,
+    compensate: str | Compensation | None,
+    calibration: Calibration | Iterable[Any] | None,
+) -> Pruned:
+    """`apply` for a plan with blocks. The network without them is traced again only if there is more to do to it."""
+    without = take_out(model, graph, plan.blocks, verify)
+    graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in plan.frozen.items()})
+    left = replace(plan, removed={}, blocks=without.blocks)
+    inside = {name for block in without.blocks for name in graph.block(block).groups}
+    whole = {name: reason for name, reason in _frozen(graph).items() if name not in inside}
+    done = Pruned(
+        without.model,
+        left,
+        without.edits,
+        whole,
+        graph.cost(),
+        graph.cost(left),
+        without.verification,
+        graph.example_inputs,
+        tuple(name for name, _ in model.named_parameters()),
+    )
+    if plan.removed or compensate is not None:
+        options: Any = graph.options
+        there = trace(without.model, graph.example_inputs, options["heads"], options["groups"], rules=graph.rules)
+        pruned = apply(without.model, there, carry(plan, graph, there), verify, compensate, calibration)
+        edits = compose(without.edits, pruned.edits)
+        removed, whole = carry_back(edits, pruned.frozen, graph, there)
+        done = replace(
+            done,
+            model=pruned.model,
+            plan=replace(left, removed=removed, settings=pruned.plan.settings),
+            edits=edits,
+            after=pruned.after,
+            verification=worse(without.verification, pruned.verification),
+        )
+    stay = {block.name: block.frozen for block in graph.blocks if block.frozen is not None}
+    return replace(done, frozen={**whole, **stay, **without.kept})
+
+
+def _frozen(graph: DependencyGraph) -> dict[str, Frozen]:
+    """Every group that stays whole."""
+    return {group.name: group.frozen for group in graph.groups if group.frozen is not None}
 
 
 def _data(compensation: Compensation | None, calibration: Calibration | Iterable[Any] | None) -> dict[str, Calibration]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
 from ..files import replaced, write_json
+from ..graph.blocks import StandIn
 from ..graph.shell import named_tensors
 from .probe import check_probe, take_probe
 from .surgery import Edits, cut
@@ -88,7 +89,7 @@ def load(folder: str | Path, build_model: Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise CompressError(f"build_model() gave a {type(model).__name__}, expected the network that was pruned")
     _check_original(model, edits, folder)
-    if edits.select or edits.attributes:
+    if not edits.empty:
         model = cut(model, edits)
     _fill(model, _read_weights(folder, plan), folder)
     if plan["probe"] is not None:
@@ -171,6 +172,11 @@ def _check_original(model: nn.Module, edits: Edits, folder: Path) -> None:
         if name not in edits.shapes:
             raise CompressError(f"{folder}: build_model() gave '{name}', the original had none")
     modules = dict(model.named_modules())
+    for path in edits.replaced:
+        if path not in modules:
+            raise CompressError(
+                f"{folder}: build_model() gave no module '{path}', where the original's residual block was taken out"
+            )
     for path, values in edits.attributes.items():
         for attribute, value in values.items():
             held = getattr(modules.get(path), attribute, None)
@@ -226,7 +232,9 @@ def _encode(edits: Edits) -> dict[str, Any]:
             chosen.setdefault(name, {})[str(dim)] = numbers[key]
     attributes = {path: {n: _plain(value) for n, value in values.items()} for path, values in edits.attributes.items()}
     shapes = {name: list(shape) for name, shape in edits.shapes.items()}
-    return {"indices": indices, "select": chosen, "attributes": attributes, "shapes": shapes}
+    replaced = {path: {k: v for k, v in vars(each).items() if k != "path"} for path, each in edits.replaced.items()}
+    stored = {"indices": indices, "select": chosen, "attributes": attributes, "shapes": shapes}
+    return {**stored, "replaced": replaced} if replaced else stored
 
 
 def _decode(stored: Mapping[str, Any]) -> Edits:
@@ -236,9 +244,15 @@ def _decode(stored: Mapping[str, Any]) -> Edits:
             {name: {int(d): indices[i] for d, i in by_dim.items()} for name, by_dim in stored["select"].items()},
             {path: {n: _restored(v) for n, v in values.items()} for path, values in stored["attributes"].items()},
             {name: tuple(shape) for name, shape in stored["shapes"].items()},
+            {path: _stand_in(path, values) for path, values in stored.get("replaced", {}).items()},
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise CompressError(f"{PLAN}: its edits are damaged ({type(error).__name__}: {error})") from error
+
+
+def _stand_in(path: str, values: Mapping[str, Any]) -> StandIn:
+    outputs = values["outputs"]
+    return StandIn(**{**values, "path": path, "outputs": None if outputs is None else tuple(outputs)})
 
 
 def _plain(value: Any) -> Any:

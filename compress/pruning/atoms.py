@@ -74,6 +74,25 @@ def form(graph: DependencyGraph, scores: np.ndarray, stays: np.ndarray) -> Atoms
     return Atoms(of, score, atom, group, count.astype(np.int64), sizes)
 
 
+def with_blocks(atoms: Atoms, scores: np.ndarray) -> Atoms:
+    """The same with residual blocks as one more group, an atom each: unit numbers n_units and above.
+
+    scores: (n_blocks,), NaN for blocks that cannot go.
+    """
+    free = np.flatnonzero(~np.isnan(scores))
+    new = np.arange(len(atoms), len(atoms) + len(free))
+    of = np.full(len(scores), -1, dtype=np.int64)
+    of[free] = new
+    return Atoms(
+        np.concatenate([atoms.of, of]),
+        np.concatenate([atoms.score, scores[free]]),
+        np.concatenate([atoms.atom, new]),
+        np.concatenate([atoms.group, np.full(len(free), len(atoms.sizes))]),
+        np.concatenate([atoms.count, np.ones(len(free), dtype=np.int64)]),
+        np.append(atoms.sizes, len(free)),
+    )
+
+
 def _slots(graph: DependencyGraph) -> list[np.ndarray]:
     """Each link once, as unit numbers (slots, n)."""
     links = {id(link): link for group in graph.groups for link in group.links}

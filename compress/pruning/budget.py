@@ -14,12 +14,12 @@ class Removal:
     """What goes when the first k atoms of an order are asked to go, within what every group must keep.
 
     rank: (n_atoms,) int64, the place of each atom in the order, 0 goes first. least: (n_groups,) int64, the number of
-    units a group keeps at least. round_to: a group that loses units keeps a multiple of it.
+    units a group keeps at least. round_to: (n_groups,) int64, a group that loses units keeps a multiple of it.
     """
 
-    def __init__(self, atoms: Atoms, rank: np.ndarray, least: np.ndarray, round_to: int = 1) -> None:
+    def __init__(self, atoms: Atoms, rank: np.ndarray, least: np.ndarray, round_to: np.ndarray) -> None:
         self.atoms, self.rank, self.round_to = atoms, rank, round_to
-        self.least = np.minimum(np.maximum(least, 1), atoms.sizes)
+        self.least = np.minimum(least, atoms.sizes)
         last_first = np.lexsort((-rank[atoms.atom], atoms.group))  # entries by group, the last to go first
         bounds = np.searchsorted(atoms.group[last_first], np.arange(len(atoms.sizes) + 1))
         self.entries = [last_first[a:b] for a, b in pairwise(bounds)]
@@ -35,7 +35,7 @@ class Removal:
             kept = atoms.sizes - np.bincount(
                 atoms.group, weights=atoms.count * gone[atoms.atom], minlength=len(atoms.sizes)
             ).astype(np.int64)
-            short = np.flatnonzero(self._wanted(kept, self.least, atoms.sizes) > kept)
+            short = np.flatnonzero(self._wanted(kept, self.least, atoms.sizes, self.round_to) > kept)
             if not len(short):
                 return gone
             for group in short:
@@ -44,7 +44,7 @@ class Removal:
                 back = np.cumsum(atoms.count[entries])
                 size = atoms.sizes[group]
                 keeps = size - (back[-1] if len(back) else 0)
-                need = self._wanted(keeps, self.least[group], size) - keeps
+                need = self._wanted(keeps, self.least[group], size, self.round_to[group]) - keeps
                 if need > 0:
                     gone[atoms.atom[entries[: np.searchsorted(back, need) + 1]]] = False
 
@@ -52,10 +52,11 @@ class Removal:
         """(n_units,) bool, the units of the atoms that go."""
         return np.concatenate([gone, [False]])[self.atoms.of]  # atom -1, which stays, reads the last
 
-    def _wanted(self, kept: np.ndarray, least: np.ndarray, size: np.ndarray) -> np.ndarray:
+    @staticmethod
+    def _wanted(kept: np.ndarray, least: np.ndarray, size: np.ndarray, round_to: np.ndarray) -> np.ndarray:
         """How many units a group that would keep `kept` must keep; elementwise."""
         wanted = np.maximum(kept, least)
-        return np.minimum(-(-wanted // self.round_to) * self.round_to, size)
+        return np.minimum(-(-wanted // round_to) * round_to, size)
 
 
 def order(atoms: Atoms, pool: np.ndarray) -> np.ndarray:

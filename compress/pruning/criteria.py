@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
 from ..options import Plugin
+from .aggregate import aggregate
 
 if TYPE_CHECKING:
+    from ..graph.blocks import Block
     from ..graph.graph import Group
     from .calibration import Calibration
 
@@ -83,6 +85,21 @@ class Criterion(Plugin):
     def score_group(self, group: Group, parts: list[Part]) -> Tensor | None:
         """Scores of the group's units, shape (group.size,), or None to leave it to `score`."""
         return None
+
+    def score_block(self, block: Block, parts: list[Part]) -> float | None:
+        """How much a residual branch matters, comparable with the scores of units; None: it stays.
+
+        parts: the places that make the branch's output, the last layer's channels and the norm behind it. By default
+        the mean of their `score`, put together as `aggregate` says: for `bn-gamma` the mean |gamma| of the last
+        BatchNorm. A criterion that scores whole groups only says nothing unless it implements this.
+        """
+        if type(self).score is Criterion.score:
+            return None
+        makers_first = sorted(parts, key=lambda part: part.role != "out")
+        said = [scores for part in makers_first if (scores := self.score(part)) is not None]
+        if not said:
+            return None
+        return aggregate([scores.double().mean().reshape(1).cpu().numpy() for scores in said], self.aggregate).item()
 
 
 def find_criterion(criterion: str | Mapping[str, Any] | Criterion) -> Criterion:

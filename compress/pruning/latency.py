@@ -64,7 +64,7 @@ class LatencyTable:
     scale: float
 
     def meter(self, graph: DependencyGraph) -> Meter:
-        """(n_units,) bool, the units that survive -> milliseconds."""
+        """The units and blocks that survive -> milliseconds."""
         from .resources import meter
 
         outputs = meter(graph, "activations")
@@ -72,7 +72,8 @@ class LatencyTable:
 
         def read(alive: np.ndarray) -> float:
             labels = graph.alive_labels(alive)
-            layers = sum(times.at(*_widths(graph, times.name, labels)) for times in self.layers)
+            there = [t for t in self.layers if all(labels[b].all() for b in graph.blocks_of_tensor(t.name))]
+            layers = sum(times.at(*_widths(graph, times.name, labels)) for times in there)
             return self.scale * layers + self.rest * outputs(alive) / dense
 
         return read

@@ -13,6 +13,7 @@ from ..hookspecs import hookimpl
 from .criteria import Criterion, Normalization, Part
 
 if TYPE_CHECKING:
+    from ..graph.blocks import Block
     from ..graph.graph import Group
 
 
@@ -86,8 +87,15 @@ class Random(Criterion):
 
     def score_group(self, group: Group, parts: list[Part]) -> Tensor:
         """Uniform numbers in [0, 1), (group.size,)."""
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {group.name}".encode()))
-        return torch.rand(group.size, generator=generator, dtype=torch.float64)
+        return self._numbers(group.name, group.size)
+
+    def score_block(self, block: Block, parts: list[Part]) -> float:
+        """One uniform number in [0, 1)."""
+        return float(self._numbers(block.name, 1))
+
+    def _numbers(self, name: str, n: int) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        return torch.rand(n, generator=generator, dtype=torch.float64)
 
 
 CACHED = 2**16

@@ -17,5 +17,8 @@ class GroupPolicy(Plugin):
     """Decides which groups stay whole. Sparsify and prune share one policy, so only what may be cut is shrunk."""
 
     def freeze(self, graph: DependencyGraph, model: nn.Module) -> Mapping[str, str]:
-        """Group name -> reason, for every group that must stay whole. Groups already frozen need not be named."""
+        """Name -> reason, for every group or block that must stay whole; what is frozen already may be left out.
+
+        A block in which a named group lives stays for that group's sake.
+        """
         raise NotImplementedError

@@ -90,6 +90,13 @@ def check_limits(scope: str, round_to: Any, min_keep: Any, max_ratio: Any) -> No
         )
 
 
+def check_blocks(blocks: Any) -> None:
+    """Raise CompressError unless this is a number of blocks, or `ranked`."""
+    counted = isinstance(blocks, int | np.integer) and not isinstance(blocks, bool) and blocks >= 0
+    if not counted and blocks != "ranked":
+        raise CompressError(f"blocks: expected how many go, or 'ranked', found {blocks!r}")
+
+
 def match(graph: DependencyGraph, glob: str, option: str) -> list[str]:
     """The groups that a glob or a role names. Raises CompressError where there are none, with what was meant.
 

@@ -21,7 +21,8 @@ def remap(
     """What of a state belongs to the cut network: a state dict, EMA weights, or an optimizer's `state_dict()`.
 
     Tensors in the shape of a parameter or buffer lose what the cut removed; scalars, and everything else in a
-    parameter's own optimizer state that has no shape (steps, None), stay. Nothing is changed in place.
+    parameter's own optimizer state that has no shape (steps, None), stay. What belongs to a removed block is left out;
+    an optimizer's parameters are then numbered anew. Nothing is changed in place.
 
     names: of an optimizer's parameters in its order, over all its groups; not needed where the optimizer was given
     `named_parameters()` (its state then holds the names), nor for one group of all parameters in the model's `order`.
@@ -35,17 +36,19 @@ def remap(
     storages = {_place(tensor): name for name, tensor in state_dict.items() if name in edits.shapes}
     smaller = {}
     for key, value in state_dict.items():
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            smaller[key] = value
-            continue
         name = key
         while name not in edits.shapes and name.startswith(WRAPPERS):
             name = name.partition(".")[2]
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            if not edits.gone(name):
+                smaller[key] = value
+            continue
         if name not in edits.shapes:
             name = known.get(id(value), storages.get(_place(value), name))  # a tied parameter's other name
         if name not in edits.shapes:
             raise CompressError(f"state: '{key}' is no parameter or buffer of the original{nearest(key, edits.shapes)}")
-        smaller[key] = _survivors(edits, name, value, f"state: '{key}'")
+        if not edits.gone(name):
+            smaller[key] = _survivors(edits, name, value, f"state: '{key}'")
     return smaller
 
 
@@ -59,7 +62,14 @@ def compose(first: Edits, second: Edits) -> Edits:
     attributes = {path: dict(values) for path, values in first.attributes.items()}
     for path, values in second.attributes.items():
         attributes.setdefault(path, {}).update(values)
-    return Edits(chosen, attributes, dict(first.shapes or second.shapes))
+    replaced = {**first.replaced, **second.replaced}
+    whole = Edits({}, replaced=replaced)
+    return Edits(
+        {name: by_dim for name, by_dim in chosen.items() if not whole.gone(name)},
+        {path: values for path, values in attributes.items() if path not in replaced and not whole.gone(path)},
+        dict(first.shapes or second.shapes),
+        {path: stand_in for path, stand_in in replaced.items() if not whole.gone(path)},
+    )
 
 
 def _remap_optimizer(
@@ -78,18 +88,31 @@ def _remap_optimizer(
             "in the optimizer's order, or make the optimizer from model.named_parameters()"
         )
     name_of = dict(zip(numbers, names, strict=True))
+    left = [number for number in numbers if not edits.gone(name_of[number])]
+    anew = dict(zip(left, range(len(left)), strict=True)) if len(left) < len(numbers) else {n: n for n in numbers}
     state = {}
     for number, values in state_dict["state"].items():
         name = name_of[number]
         if name not in edits.shapes:
             raise CompressError(f"state: '{name}' is no parameter of the original{nearest(name, edits.shapes)}")
-        state[number] = {
+        if number not in anew:
+            continue
+        state[anew[number]] = {
             key: _survivors(edits, name, value, f"state: '{key}' of '{name}'")
             if isinstance(value, Tensor) and value.numel() > 1
             else value
             for key, value in values.items()
         }
-    return {"state": state, "param_groups": [dict(group) for group in groups]}
+    return {"state": state, "param_groups": [_renumbered(group, anew) for group in groups]}
+
+
+def _renumbered(group: Mapping[str, Any], anew: Mapping[int, int]) -> dict[str, Any]:
+    """A group of an optimizer's parameters without those that have no new number."""
+    stays = [number in anew for number in group["params"]]
+    changed = {**group, "params": [anew[number] for number in group["params"] if number in anew]}
+    if "param_names" in group:
+        changed["param_names"] = [name for name, here in zip(group["param_names"], stays, strict=True) if here]
+    return changed
 
 
 def _survivors(edits: Edits, name: str, tensor: Tensor, what: str) -> Tensor:

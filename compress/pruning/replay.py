@@ -122,13 +122,15 @@ def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...], scale: floa
 class MaskedRun(TorchDispatchMode):
     """Runs the ops that reduce or normalise over channels on the survivors, so that masked channels do not take part.
 
-    Calls are matched to the graph's steps by op name and order. kept: per call (its name, outputs), if asked for.
+    Where a residual block is gone, its branch is zero at the addition that ends it. Calls are matched to the graph's
+    steps by op name and order. kept: per call (its name, outputs), if asked for.
     """
 
     def __init__(self, graph: DependencyGraph, alive: Array, keep: bool = False) -> None:
         super().__init__()
         self.graph, self.alive = graph, alive
         self.steps = number_steps(graph)
+        self.silent = dead_branches(graph, alive)
         self.seen: Counter[str] = Counter()
         self.kept: list[tuple[str, int, tuple[Tensor, ...]]] | None = [] if keep else None
 
@@ -138,7 +140,10 @@ class MaskedRun(TorchDispatchMode):
         self.seen[name] += 1
         step = self.steps.get((name, number))
         narrowed = step is not None and any(not self.alive[labels].all() for _, _, labels in step.reducers)
-        if narrowed:
+        if (name, number) in self.silent:
+            changed = _without_branch(args, self.silent[name, number], func._schema.is_mutable)
+            result = func(*changed, **(kwargs or {}))
+        elif narrowed:
             assert step is not None
             result = self._on_survivors(func, step, list(args), kwargs or {})
         else:
@@ -170,12 +175,40 @@ class MaskedRun(TorchDispatchMode):
         return tuple(outs) if isinstance(result, (tuple, list)) else outs[0]
 
 
+def _without_branch(args: Any, branch: int, writes: bool) -> Any:
+    """The arguments of an addition with zeros for the branch; one that is added to in place is zeroed in place."""
+    if args[0].shape != args[1].shape:
+        return args  # another addition: the run does not follow the tape, which comparing it will show
+    changed = list(args)
+    if branch == 0:
+        changed[0] = args[0].zero_() if writes else torch.zeros_like(args[0])
+    else:
+        changed[1] = torch.zeros_like(args[1])
+    return changed
+
+
 def _narrow_group_norm(args: list[Any], option: str) -> list[Any]:
     """native_group_norm(x, weight, bias, N, C, HxW, groups) for fewer channels: fewer groups, or narrower ones."""
     x, weight, bias, n, channels, space, groups = args[:7]
     left = x.shape[1]
     whole = groups == channels or (option == "whole" and groups != 1)
     return [x.contiguous(), weight, bias, n, left, space, groups * left // channels if whole else groups]
+
+
+def dead_branches(graph: DependencyGraph, alive: Array) -> dict[tuple[str, int], int]:
+    """(op, how many of that op came before) of each addition that ends a block which is gone -> the branch's argument.
+
+    alive: (labels + blocks,).
+    """
+    gone = np.flatnonzero(~alive[len(graph.unit_of_label) :])
+    ends = {graph.blocks[k].addition: graph.blocks[k].branch for k in gone}
+    seen: Counter[str] = Counter()
+    found = {}
+    for number, step in enumerate(graph.steps):
+        if number in ends:
+            found[step.op, seen[step.op]] = ends[number]
+        seen[step.op] += 1
+    return found
 
 
 def number_steps(graph: DependencyGraph) -> dict[tuple[str, int], Step]:
@@ -197,9 +230,9 @@ def run(model: nn.Module, inputs: Any, decisions: Decisions | None = None) -> li
 def run_masked(
     model: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array, decisions: Decisions | None = None
 ) -> list[Tensor]:
-    """The masked model's output tensors; plain where no op reduces over cut channels."""
-    needed = any(not alive[labels].all() for step in graph.steps for _, _, labels in step.reducers)
-    if not needed:
+    """The masked model's output tensors; plain where no op reduces over cut channels and no block is gone."""
+    narrowed = any(not alive[labels].all() for step in graph.steps for _, _, labels in step.reducers)
+    if not narrowed and alive[len(graph.unit_of_label) :].all():
         return run(model, inputs, decisions)
     with plain_math(), decisions or contextlib.nullcontext(), MaskedRun(graph, alive):
         return collect_tensors(call_model(model, inputs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,19 +11,19 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
-from ..graph.labels import Array, Layout, Term
+from ..graph.cost import tensor_term
+from ..graph.labels import Array, Term
+from ..graph.rules.contraction import PRODUCTS
 from ..graph.shell import named_tensors
 
 if TYPE_CHECKING:
-    from ..graph.graph import DependencyGraph
+    from ..graph.graph import DependencyGraph, Step
     from .latency import LatencyTable
 
 RESOURCES = ("params", "macs", "bytes", "activations", "latency")
-PRODUCTS = {"convolution", "linear", "addmm", "mm", "bmm", "baddbmm"}
-"""ATen ops whose outputs count as activations."""
 
 Meter = Callable[[np.ndarray], float]
-"""(n_units,) bool, the units that survive -> how much of a resource the network takes."""
+"""The units (and blocks) that survive, as from `DependencyGraph.alive` -> how much of a resource the network takes."""
 
 
 def meter(
@@ -49,7 +49,8 @@ def meter(
             raise CompressError("keep bytes: the traced model is gone, so its types are not known; pass model=")
         return _sum(graph, _storage(graph, model, weights or {}))
     if resource == "activations":
-        return _sum(graph, [term for step in graph.steps if step.op in PRODUCTS for term in _outputs(step.outs[:1])])
+        steps = enumerate(graph.steps)
+        return _sum(graph, [_outputs(graph, number, step) for number, step in steps if step.op in PRODUCTS])
     if resource == "latency":
         if latency is None:
             raise CompressError("keep latency: pass latency=compress.measure_layers(model, graph)")
@@ -59,27 +60,18 @@ def meter(
 
 def _storage(graph: DependencyGraph, model: nn.Module, weights: Mapping[str, Tensor]) -> list[Term]:
     """Bytes of each parameter and buffer."""
-    terms = []
-    for name, tensor in named_tensors(model).items():
-        coefficient, factors = weights.get(name, tensor).element_size(), []
-        for dim, n in enumerate(graph.shapes[name]):
-            place = graph.places.get((name, dim))
-            if place is None:
-                coefficient *= n
-            else:
-                factors.append(place)
-        terms.append(Term(coefficient, tuple(factors)))
-    return terms
+    return [
+        tensor_term(graph, name, weights.get(name, tensor).element_size())
+        for name, tensor in named_tensors(model).items()
+    ]
 
 
-def _outputs(outs: Iterable[tuple[tuple[int, ...], Layout]]) -> list[Term]:
-    """Elements of values with these shapes and layouts."""
-    terms = []
-    for shape, layout in outs:
-        labelled = {dim for block in layout for dim in block.dims}
-        free = math.prod(n for dim, n in enumerate(shape) if dim not in labelled)
-        terms.append(Term(free, tuple(block.labels.ravel() for block in layout)))
-    return terms
+def _outputs(graph: DependencyGraph, number: int, step: Step) -> Term:
+    """Elements of a step's first output."""
+    shape, layout = step.outs[0]
+    labelled = {dim for block in layout for dim in block.dims}
+    free = math.prod(n for dim, n in enumerate(shape) if dim not in labelled)
+    return Term(free, (*(block.labels.ravel() for block in layout), *graph.blocks_of_call(number)))
 
 
 @dataclass(frozen=True)

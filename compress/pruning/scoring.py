@@ -43,17 +43,9 @@ def score(
     Raises CompressError, naming the parameter or group, where a tensor is missing, has another shape or no values, or
     where a score has the wrong shape or is not finite.
     """
-    modules = dict(model.named_modules()) if model is not None else {}
     total = np.full(graph.n_units, np.nan)
-    found = found or Found()
     load = partial(_load, graph, weights) if criterion.needs_weights else partial(_outline, graph)
-
-    def part(name: str, tensor: Tensor, dim: int, role: str) -> Part:
-        grad = found.gradients.get(name)
-        if tensor.ndim == 1:
-            tensor, grad = tensor[:, None], None if grad is None else grad[:, None]  # (n,) -> (n, 1)
-        owner = modules.get(name.rpartition(".")[0])
-        return Part(tensor, dim, name, owner, role, grad, found.observed.get(name))
+    part = partial(_part, dict(model.named_modules()) if model is not None else {}, found or Found())
 
     def settle(group: Group, scores: np.ndarray) -> None:
         start = graph.start(group.name)
@@ -96,6 +88,49 @@ def score(
                 makers_first = sorted(said[group.name], key=lambda place: place[0])
                 settle(group, aggregate([scores for _, scores in makers_first], criterion.aggregate))
     return total
+
+
+def score_blocks(
+    graph: DependencyGraph,
+    criterion: Criterion,
+    weights: Mapping[str, Tensor],
+    model: nn.Module | None = None,
+    found: Found | None = None,
+    skip: Collection[str] = (),
+) -> np.ndarray:
+    """How much each residual block matters, (n_blocks,) float64; NaN where it stays or the criterion says nothing.
+
+    The criterion's `score_block` sees the places that make the block's output. `normalize` takes all blocks for one
+    group, so that they are as comparable with units as other groups' units are. Arguments and errors: see `score`.
+    """
+    scores = np.full(len(graph.blocks), np.nan)
+    load = partial(_load, graph, weights) if criterion.needs_weights else partial(_outline, graph)
+    part = partial(_part, dict(model.named_modules()) if model is not None else {}, found or Found())
+    roles = {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
+    with torch.no_grad():
+        for number, block in enumerate(graph.blocks):
+            if block.frozen or block.name in skip:
+                continue
+            places = [(name, dim) for name, dim in block.makers if name in graph.parameters]
+            tensors = {name: load(name) for name, _ in places}
+            parts = [part(name, tensors[name], dim, roles.get((name, dim), "other")) for name, dim in places]
+            said = criterion.score_block(block, parts)
+            if said is not None:
+                scores[number] = _finite(np.array([float(said)]), criterion, f"block '{block.name}'")[0]
+    spoken = ~np.isnan(scores)
+    sizes = [sum(math.prod(graph.shapes[n]) for n in b.tensors & graph.parameters) for b in graph.blocks]
+    if spoken.any():
+        scores[spoken] = normalize(scores[spoken], criterion.normalize, np.array(sizes)[spoken])
+    return scores
+
+
+def _part(modules: Mapping[str, nn.Module], found: Found, name: str, tensor: Tensor, dim: int, role: str) -> Part:
+    """A place as a criterion sees it; a vector as a column."""
+    grad = found.gradients.get(name)
+    if tensor.ndim == 1:
+        tensor, grad = tensor[:, None], None if grad is None else grad[:, None]  # (n,) -> (n, 1)
+    owner = modules.get(name.rpartition(".")[0])
+    return Part(tensor, dim, name, owner, role, grad, found.observed.get(name))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
+from ..graph.blocks import StandIn
 from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph
 from ..graph.ints import Attribute, Size, evaluate, leaves
@@ -35,11 +36,23 @@ class Edits:
 
     select: parameter or buffer -> {dim: (k,) int64 positions that survive}. attributes: module path -> {name: value},
     the integers (or tuples, lists, dicts of integers) that change. shapes: of the original's parameters and buffers.
+    replaced: module path -> what stands there where a residual block is gone; its parameters are gone with it.
     """
 
     select: Mapping[str, Mapping[int, np.ndarray]]
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    replaced: Mapping[str, StandIn] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing changes."""
+        return not (self.select or self.attributes or self.replaced)
+
+    def gone(self, name: str) -> bool:
+        """Whether the module at this path, or the parameter or buffer of this name, is in a module that is replaced."""
+        parts = name.split(".")
+        return any(".".join(parts[:k]) in self.replaced for k in range(1, len(parts)))
 
 
 def edits(graph: DependencyGraph, plan: Plan, model: nn.Module) -> Edits:
@@ -189,6 +202,11 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = smaller
+    whole = dict(model.named_modules())
+    for path, stand_in in edits.replaced.items():
+        if path not in whole:
+            raise CompressError(f"{type(model).__name__} has no module '{path}', which the edits replace")
+        memo[id(whole[path])] = stand_in.make(whole[path].training)
     for module in model.modules():
         for item in vars(module).values():
             if isinstance(item, Tensor) and not item.is_leaf:  # a weight that a hook computes anew in each forward

@@ -23,6 +23,8 @@ from .wide import InFloat64
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference, relative to the largest output, that rounding explains; above float32's, float64 decides."""
 
+NO_STEP = Blame(None, "without it the network does not compute what it computes with the branch at zero")
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -47,6 +49,21 @@ class Verification:
         )
 
 
+def worse(one: Verification | None, other: Verification | None) -> Verification | None:
+    """Two comparisons as one, each figure the larger of both."""
+    if one is None or other is None:
+        return one or other
+    coarse = max(one, other, key=lambda each: each.tolerance)
+    return Verification(
+        one.passed and other.passed,
+        max(one.max_abs, other.max_abs),
+        max(one.rel, other.rel),
+        coarse.tolerance,
+        coarse.dtype,
+        max(one.randomised_rel, other.randomised_rel),
+    )
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """hollow: decisions left some op nothing to work on, as where no box of a detector survived."""
@@ -63,8 +80,9 @@ def verify(
 ) -> tuple[Verification, Blame | None]:
     """Compare cut and masked network, first with random parameters and norm statistics, then with the real ones.
 
-    new: what the edits make of the model. Returns what was measured and, where they differ, the first op that does.
-    Raises CompressError for a model on the meta device, which holds no values.
+    new: what the edits make of the model. Returns what was measured and, where they differ, the first op that does; a
+    plan with blocks is not replayed op by op, for the ops are not the same. Raises CompressError for a model on the
+    meta device, which holds no values.
     """
     if any(tensor.is_meta for tensor in named_tensors(model).values()):
         raise CompressError(
@@ -136,7 +154,7 @@ def _compare(
                 have = run(smaller, inputs, followed)
         except Exception:  # whatever the cut network stumbles over is found and named in lockstep
             with _arithmetic(dtype):
-                blame = find_difference(masked, smaller, inputs, graph, alive)
+                blame = NO_STEP if plan.blocks else find_difference(masked, smaller, inputs, graph, alive)
             return _Comparison(float("inf"), float("inf"), kind, blame)
         pairs = [finite_part(w, h) for w, h in followed.pairs] if followed is not None else []
         gaps = [difference(w, h) for w, h in [*zip(want, have, strict=True), *pairs]]
@@ -145,7 +163,8 @@ def _compare(
             return _Comparison(max_abs, rel, kind, None, noted is not None and noted.hollow)
         if kind != torch.float32 or dtype is None:
             with _arithmetic(dtype):
-                return _Comparison(max_abs, rel, kind, find_difference(masked, smaller, inputs, graph, alive))
+                blame = NO_STEP if plan.blocks else find_difference(masked, smaller, inputs, graph, alive)
+            return _Comparison(max_abs, rel, kind, blame)
     raise CompressError(f"{type(model).__name__} does not run on noise shaped like the example inputs: {failures[-1]}")
 
 

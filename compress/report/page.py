@@ -74,7 +74,7 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
     page.filters |= {"thousands": "{:,}".format, "scientific": scientific, "title": metric_title, "code": _code}
     last, headline = report["rows"][-1], report.get("headline", "map50")
     return page.get_template("page.html").render(
-        report={"command": "", "date": "", "versions": {}, "hardware": {}, "notes": [], **report},
+        report={"blocks": [], "command": "", "date": "", "versions": {}, "hardware": {}, "notes": [], **report},
         style=Markup(source["page.css"]),
         lines=lines(report),
         explained=EXPLAINED,

@@ -71,6 +71,12 @@ class _Channel(_Entry):
         return self
 
 
+class _Block(_Entry):
+    block: str
+    params: Count
+    macs: Count
+
+
 class _Frozen(_Entry):
     group: str
     reason: str
@@ -100,6 +106,7 @@ class _Report(_Entry):
     channels: list[_Channel]
     frozen: list[_Frozen]
     verification: _Verification | None
+    blocks: list[_Block] = Field(default_factory=list)
     command: str = ""
     date: str = ""
     headline: str = "map50"

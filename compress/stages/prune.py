@@ -47,14 +47,15 @@ class Prune(Stage):
     measured on this device) likewise. ratios: patterns of group names, or `@residual` and `@inner` (groups that several
     layers make, or one), to the ratio that they lose whatever the rest is asked. max_ratio: the largest fraction of any
     other group that goes. round_to: resulting sizes are multiples of it; `auto` measures which multiple pays on this
-    device. min_keep: units left in each group. compensate: gives back what the removed channels still added; `fold`
-    puts it into the layers that follow. ignore: patterns of group names that stay whole, beside what the policy keeps.
-    heads: whether attention loses `whole` heads or is cut `inside` all of them. groups: the same for grouped
-    convolutions. calibration: batches of 16 training images for a criterion or a compensation that looks at data.
-    round: which of several rounds this stage is, that reach the ratio or the fractions together, with training in
-    between. of: how many rounds there are. schedule: `polynomial` takes much in the first rounds and little in the
-    last, `exponential` the same fraction of what is left in each. start: whose network to cut: `previous`, `fresh` or
-    an earlier stage's id.
+    device. min_keep: units left in each group. blocks: how many residual branches go as a whole, those that the
+    criterion scores lowest, alone or beside a ratio or budgets; `ranked` lets them compete with the channels.
+    compensate: gives back what the removed channels still added; `fold` puts it into the layers that follow. ignore:
+    patterns of group names that stay whole, beside what the policy keeps. heads: whether attention loses `whole` heads
+    or is cut `inside` all of them. groups: the same for grouped convolutions. calibration: batches of 16 training
+    images for a criterion or a compensation that looks at data. round: which of several rounds this stage is, that
+    reach the ratio or the fractions together, with training in between. of: how many rounds there are. schedule:
+    `polynomial` takes much in the first rounds and little in the last, `exponential` the same fraction of what is left
+    in each. start: whose network to cut: `previous`, `fresh` or an earlier stage's id.
     """
 
     name = "prune"
@@ -72,6 +73,7 @@ class Prune(Stage):
     max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     min_keep: Annotated[int, Field(ge=1)] = 1
+    blocks: Annotated[int, Field(ge=0)] | Literal["ranked"] = 0
     compensate: Annotated[str | dict[str, Any], Uses("compensations")] | None = None
     ignore: list[str] = field(default_factory=list)
     heads: Literal["whole", "inside"] = "whole"
@@ -103,7 +105,7 @@ class Prune(Stage):
             pruned = cut(budgets, None)
         keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
         context.progress.say(f"{context.id}: {pruned}")
-        return facts(network.model, pruned)
+        return facts(network.model, pruned, graph)
 
     def trace(self, model: nn.Module, example: Tensor, registry: Registry) -> DependencyGraph:
         """The graph of a network as this stage cuts it."""
@@ -139,6 +141,7 @@ class Prune(Stage):
             max_ratio=self.max_ratio,
             round_to=self.round_to,
             min_keep=self.min_keep,
+            blocks=self.blocks,
             ignore=tuple(self.ignore),
             policy=recipe.policy,
             calibration=seen,
@@ -173,9 +176,13 @@ class Prune(Stage):
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from start_mistakes(self.start, earlier)
         given = [name for name in ("ratio", "keep_macs", "keep_params", "keep") if getattr(self, name)]
-        if not given or (self.ratio is not None and len(given) > 1):
+        counted = self.blocks not in (0, "ranked")
+        if (not given and not counted) or (self.ratio is not None and len(given) > 1):
             said = f"{' and '.join(given)} are given" if given else "nothing says how much goes"
-            yield given[-1] if given else "uses", f"{said}; give ratio, or budgets: keep_macs, keep_params, keep"
+            yield (
+                given[-1] if given else "uses",
+                f"{said}; give ratio, or budgets: keep_macs, keep_params, keep; or a number of blocks",
+            )
         for name in sorted(self.keep):
             if name not in RESOURCES:
                 yield "keep", f"there is no resource '{name}' to keep{nearest(name, RESOURCES)}"
@@ -189,12 +196,16 @@ class Prune(Stage):
             yield "of", "several rounds need budgets that are fractions, up to 1"
 
 
-def facts(model: nn.Module, pruned: Pruned) -> dict[str, Any]:
-    """What the report says of a cut: channels, what stayed whole and why, the verification, the cost."""
+def facts(model: nn.Module, pruned: Pruned, graph: DependencyGraph) -> dict[str, Any]:
+    """What the report says of a cut: channels, blocks, what stayed whole and why, the verification, the cost.
+
+    A layer of a block that is gone has 0 channels left.
+    """
     after, checked = dict(widths(pruned.model)), pruned.verification
     assert checked is not None  # this stage always verifies
     return {
-        "channels": [{"layer": n, "before": before, "after": after[n]} for n, before in widths(model)],
+        "channels": [{"layer": n, "before": before, "after": after.get(n, 0)} for n, before in widths(model)],
+        "blocks": [{"block": name, **vars(graph.cost_of_block(name))} for name in pruned.plan.blocks],
         "frozen": [{"group": n, "reason": f.reason, "by": f.by} for n, f in pruned.frozen.items()],
         "verification": {
             "passed": checked.passed,

@@ -82,6 +82,7 @@ def assemble(context: Context) -> dict[str, Any]:
         },
         "rows": evaluated[-1]["rows"],
         "channels": channels_of(cuts),
+        "blocks": [block for cut in cuts for block in cut.get("blocks", ())],
         "frozen": cuts[-1]["frozen"] if cuts else [],
         "verification": cuts[-1]["verification"] if cuts else None,
         "headline": recipe.task.headline,

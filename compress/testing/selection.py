@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn, optim
@@ -35,6 +35,8 @@ def check_criterion(criterion: Criterion) -> None:
         expect(same(), f"{kind} changed the model that it scores; work on copies, e.g. part.tensor.abs()")
         expect(_removed(chosen) == _removed(again), f"{kind} chooses other units when asked a second time")
         apply(model, graph, chosen)
+        ranked, again = (_plan(graph, criterion, example, blocks="ranked") for _ in range(2))
+        expect(ranked.blocks == again.blocks, f"{kind}.score_block answers otherwise a second time")
 
 
 def check_compensation(compensation: Compensation) -> None:
@@ -63,7 +65,7 @@ def check_compensation(compensation: Compensation) -> None:
 
 
 def check_policy(policy: GroupPolicy, model: nn.Module, example: Tensor) -> None:
-    """It names groups that exist, each with a reason, the same each time, and none of them is cut.
+    """It names groups or blocks that exist, each with a reason, the same each time, and none of them is cut.
 
     model: one that the policy is made for. example: an input for it.
     """
@@ -71,8 +73,9 @@ def check_policy(policy: GroupPolicy, model: nn.Module, example: Tensor) -> None
     kind, same = type(policy).__name__, unchanged(model)
     graph = trace(model, example)
     reasons = policy.freeze(graph, model)
-    strange = set(reasons) - {group.name for group in graph.groups}
-    expect(not strange, f"{kind}.freeze names {sorted(strange)[:3]}, which are no groups of the graph")
+    known = {group.name for group in graph.groups} | {block.name for block in graph.blocks}
+    strange = set(reasons) - known
+    expect(not strange, f"{kind}.freeze names {sorted(strange)[:3]}, which are no groups or blocks of the graph")
     silent = [name for name, reason in reasons.items() if not (isinstance(reason, str) and reason.strip())]
     expect(not silent, f"{kind}.freeze gives no reason for {', '.join(silent[:3])}")
     expect(dict(policy.freeze(graph, model)) == dict(reasons), f"{kind}.freeze answers otherwise a second time")
@@ -113,7 +116,7 @@ def check_regularizer(regularizer: Regularizer) -> None:
     expect(still(), f"{kind} goes on after detach()")
 
 
-def _plan(graph: DependencyGraph, criterion: Criterion, example: Tensor) -> Plan:
+def _plan(graph: DependencyGraph, criterion: Criterion, example: Tensor, blocks: Literal[0, "ranked"] = 0) -> Plan:
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
         return model(batch).square().mean()
@@ -121,7 +124,7 @@ def _plan(graph: DependencyGraph, criterion: Criterion, example: Tensor) -> Plan
     looks = criterion.needs_gradients or criterion.needs_batches
     data: dict[str, Any] = {"calibration": [example], "loss": loss} if looks else {}
     try:
-        return plan(graph, criterion, ratio=0.5, **data)
+        return plan(graph, criterion, ratio=0.5, blocks=blocks, **data)
     except CompressError as error:
         raise Unfit(f"{type(criterion).__name__}: {error}") from error
 

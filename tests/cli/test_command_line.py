@@ -122,6 +122,27 @@ def test_plan_and_inspect_agree_with_the_cut(folder: Path, capsys: pytest.Captur
     assert "the policy keeps stem [policy]" in capsys.readouterr().out
 
 
+def test_a_block_goes_from_the_recipe_to_the_report(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = RECIPE.replace("ratio: 0.5}", "ratio: 0.25, blocks: 1}\n  - {id: tuned, uses: finetune, epochs: 1}")
+    (folder / "toy.yaml").write_text(text)
+    assert main(["inspect", "toy.yaml", "--json"]) == 0
+    (block,) = json.loads(capsys.readouterr().out)["blocks"]
+    assert block["name"] == "outer" and block["groups"] == [] and block["frozen"] is None
+    assert main(["plan", "toy.yaml", "--json"]) == 0
+    (planned,) = json.loads(capsys.readouterr().out)
+    assert planned["blocks"] == [{key: block[key.replace("block", "name")] for key in ("block", "params", "macs")}]
+    assert main(["plan", "toy.yaml"]) == 0
+    assert f"outer {block['params']:,}" in " ".join(capsys.readouterr().out.split())
+
+    assert main(["run", "toy.yaml", "--out", "out"]) == 0
+    report = json.loads((folder / "out/report.json").read_text())
+    assert report["blocks"] == planned["blocks"]
+    assert [{key: row[key] for key in ("params", "macs")} for row in report["rows"][1:]] == [planned["after"]] * 2
+    after = {row["layer"]: row["after"] for row in report["channels"]}
+    assert after["outer.0"] == 0 < after["inner.0"]
+    assert "Residual blocks taken out" in (folder / "out/report.html").read_text()
+
+
 def test_check_shows_the_recipe_and_trains_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "toy.yaml", "stages.cut.ratio=0.25"]) == 0
     printed = capsys.readouterr()

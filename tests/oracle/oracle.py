@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,14 +49,17 @@ def number_every_element(model: nn.Module, seed: int = 0, gain: float = 1) -> nn
     return model
 
 
-def find_survivors(model: nn.Module, cut: nn.Module) -> dict[str, tuple[np.ndarray, ...]]:
-    """Parameter or buffer -> for each dimension the original positions that survive.
+def find_survivors(model: nn.Module, cut: nn.Module, gone: Iterable[str] = ()) -> dict[str, tuple[np.ndarray, ...]]:
+    """Parameter or buffer -> for each dimension the original positions that survive. gone: names that need not be left.
 
     Asserts that each element of the cut comes, unchanged, from the parameter of the same name, and that the survivors
     are an outer product of rising index sets: pure index selection.
     """
     smaller, position, found = _floats(cut), 0, {}
     for name, tensor in _floats(model).items():
+        if name in set(gone) - set(smaller):
+            position += tensor.numel()
+            continue
         assert name in smaller, f"{name} is gone"
         bits = smaller[name].detach().contiguous().view(-1).view(torch.int64).numpy().reshape(smaller[name].shape)
         origin = (bits & NUMBER) - position
@@ -86,20 +90,33 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     }
     masked = copy.deepcopy(model, computed)
     for name, tensor in _floats(masked).items():
-        for dim, index in enumerate(survivors[name]):
+        for dim, index in enumerate(survivors.get(name, ())):
             gone = np.setdiff1d(np.arange(tensor.shape[dim]), index)
             with torch.no_grad():
                 tensor.index_fill_(dim, torch.from_numpy(gone), 0)
     return masked
 
 
-def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> float:
+def compare(
+    model: nn.Module,
+    cut: nn.Module,
+    inputs: Any,
+    tolerance: float = 1e-9,
+    train: bool = False,
+    silent: Sequence[str] = (),
+    gone: Iterable[str] = (),
+) -> float:
     """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
+
+    silent: modules of the original whose outputs are replaced by zeros, where residual branches were taken out; gone:
+    names of parameters and buffers that may have gone with them.
 
     Returns the largest difference relative to the largest element of its tensor.
     """
-    survivors = find_survivors(model, cut)
+    survivors = find_survivors(model, cut, gone)
     masked = mask(model, survivors).train(train)
+    for path in silent:
+        masked.get_submodule(path).register_forward_hook(lambda m, i, output: torch.zeros_like(output))
     decisions = Decisions()
     with OnSurvivors(masked, survivors), decisions:
         want = _run(masked, inputs)
@@ -185,7 +202,10 @@ class OnSurvivors(TorchFunctionMode):
     def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
         super().__init__()
         floats = _floats(masked)
-        self.survivors = {id(floats[name]): [torch.from_numpy(i) for i in index] for name, index in survivors.items()}
+        whole = {name: tuple(np.arange(n) for n in tensor.shape) for name, tensor in floats.items()}
+        self.survivors = {
+            id(floats[name]): [torch.from_numpy(i) for i in index] for name, index in (whole | survivors).items()
+        }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -21,6 +21,7 @@ class HandMadeGraph:
     shapes: dict[str, tuple[int, ...]]
     model: nn.Module | None = None
     costs: int = field(default=0)
+    blocks: tuple = ()
 
     @property
     def n_units(self) -> int:

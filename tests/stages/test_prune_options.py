@@ -18,6 +18,8 @@ def mistakes(**options: Any) -> list[tuple[str, str]]:
     "options",
     [
         {"ratio": 0.5},
+        {"blocks": 3},
+        {"ratio": 0.5, "blocks": "ranked"},
         {"keep_macs": 0.5, "keep_params": 0.4},
         {"keep": {"bytes": 0.3, "latency": 8.0}},
         {"keep_macs": 0.5, "keep": {"activations": 0.5}, "round": 2, "of": 3},
@@ -31,6 +33,7 @@ def test_a_ratio_or_budgets_will_do(options: dict[str, Any]) -> None:
     ("options", "where", "said"),
     [
         ({}, "uses", "nothing says how much goes; give ratio, or budgets: keep_macs, keep_params, keep"),
+        ({"blocks": "ranked"}, "uses", "nothing says how much goes"),
         ({"ratio": 0.5, "keep_macs": 0.5}, "keep_macs", "ratio and keep_macs are given"),
         ({"ratio": 0.5, "keep": {"macs": 0.5}}, "keep", "ratio and keep are given"),
         ({"keep": {"byte": 0.5}}, "keep", "there is no resource 'byte' to keep; did you mean 'bytes'"),

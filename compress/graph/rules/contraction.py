@@ -13,6 +13,9 @@ from .elementwise import join_layouts
 from .reduce import freeze_along, without
 from .table import rule
 
+PRODUCTS = {"convolution", "linear", "addmm", "mm", "bmm", "baddbmm"}
+"""ATen ops with which a new set of channels begins, and whose outputs count as activations."""
+
 
 def block_along(layout: Layout, *dims: int) -> Block | None:
     """The block that covers exactly these dimensions."""
