@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .graph.trace import trace
     from .hookspecs import hookimpl
     from .options import Plugin, Uses
+    from .pruning.analysis import Sensitivity, sensitivity
     from .pruning.apply import Pruned, apply, prune
     from .pruning.artifact import load, save
     from .pruning.calibration import Calibration
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .pruning.criteria import Criterion, Part
     from .pruning.latency import LatencyTable, measure_layers
     from .pruning.plan import Plan
+    from .pruning.points import Kept
     from .pruning.policy import GroupPolicy
     from .pruning.schedule import schedule
     from .pruning.selection import plan
@@ -27,12 +29,15 @@ if TYPE_CHECKING:
     from .stages.stage import Context, Stage
     from .training.architecture import Architecture
     from .training.dataset import Data, Dataset, Split
+    from .training.distillation import Answer, Distillation
+    from .training.distiller import Distiller, Lesson
     from .training.leaks import Leak, find_leaks
     from .training.regularizers import Attached, Regularizer
     from .training.sparsifier import Sparsifier
     from .training.task import Evaluation, Task
 
 __all__ = [
+    "Answer",
     "Architecture",
     "Attached",
     "Calibration",
@@ -44,14 +49,18 @@ __all__ = [
     "Data",
     "Dataset",
     "DependencyGraph",
+    "Distillation",
+    "Distiller",
     "Evaluation",
     "ExpectationError",
     "Exporter",
     "Frozen",
     "Group",
     "GroupPolicy",
+    "Kept",
     "LatencyTable",
     "Leak",
+    "Lesson",
     "Link",
     "Member",
     "Part",
@@ -59,6 +68,7 @@ __all__ = [
     "Plugin",
     "Pruned",
     "Regularizer",
+    "Sensitivity",
     "Sparsifier",
     "Split",
     "Stage",
@@ -76,6 +86,7 @@ __all__ = [
     "prune",
     "save",
     "schedule",
+    "sensitivity",
     "trace",
 ]
 
@@ -93,10 +104,12 @@ _HOMES = (  # where the names live, lightest first
     "pruning.compensation",
     "training.architecture",
     "training.dataset",
+    "training.distillation",
     "training.regularizers",
     "training.task",
     "training.leaks",
     "training.sparsifier",
+    "training.distiller",
     "graph.trace",
     "pruning.latency",
     "pruning.schedule",
@@ -104,6 +117,8 @@ _HOMES = (  # where the names live, lightest first
     "pruning.verify",
     "pruning.apply",
     "pruning.artifact",
+    "pruning.points",
+    "pruning.analysis",
 )
 
 

@@ -105,8 +105,9 @@ class DependencyGraph:
 
     groups: the units by group, in the order in which the network makes them; the units of group g have the global
     numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
-    without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. It
-    holds names, not tensors (beside the example inputs it was given).
+    without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met.
+    returned: module path -> shape and layout of the tensors it returned, call by call. It holds names, not tensors
+    (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]
@@ -124,6 +125,7 @@ class DependencyGraph:
     options: Mapping[str, str]
     reference: Callable[[], nn.Module | None]
     unused: tuple[str, ...] = ()
+    returned: Mapping[str, tuple[tuple[tuple[int, ...], Layout], ...]] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module | None:

@@ -63,10 +63,11 @@ class Call:
 
 @dataclass
 class Tape:
-    """What a run of the shell recorded. outputs: the values that the model returned."""
+    """What a run of the shell recorded. outputs: the values that the model returned; returned: each module's, by path."""
 
     calls: list[Call] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    returned: dict[str, list[Value]] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     attributes: dict[Attribute, int] = field(default_factory=dict)
     numbers: list[tuple[Expression, str]] = field(default_factory=list)  # used by value, and in which module
@@ -151,6 +152,12 @@ class _AtenCalls(TorchDispatchMode):
             value = self.value(tensor)
             return torch.Size(TracedInt(int(n), Size(value.id, i)) for i, n in enumerate(tensor.shape))
 
+    def leave(self, outputs: Any) -> None:
+        """A module has returned."""
+        with torch._C.DisableTorchFunction():
+            returned = [self.value(tensor) for tensor in collect_tensors(outputs)]
+        self.tape.returned.setdefault(self.modules.pop(), []).extend(returned)
+
     def frozen_tree(self, tree: Any) -> Any:
         if isinstance(tree, Tensor):
             return self.value(tree)
@@ -222,14 +229,9 @@ def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tap
     shell, names, keep = make_shell(model, device)
     tape.attributes = trace_integers(shell)
     recorder = _AtenCalls(tape, names)
-    handles = []
     for path, module in shell.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda m, i, path=path: recorder.modules.append(path), prepend=True)
-        )
-        handles.append(
-            module.register_forward_hook(lambda m, i, o: (recorder.modules.pop(), None)[1], always_call=True)
-        )
+        module.register_forward_pre_hook(lambda m, i, path=path: recorder.modules.append(path), prepend=True)
+        module.register_forward_hook(lambda m, i, o: recorder.leave(o), always_call=True)
     inputs = map_tensors(example_inputs, lambda t: t.to("meta") if device == "meta" else t.detach().clone())
     tape.inputs = [recorder.value(tensor) for tensor in collect_tensors(inputs)]
     noting = by_value.set(lambda e: tape.numbers.append((e, recorder.modules[-1] if recorder.modules else "")))

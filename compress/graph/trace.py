@@ -58,7 +58,7 @@ def trace(
     units = form(labels)
     tensors = named_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
-    met = {value.name for value in _values(tape)}
+    met, returned = {value.name for value in _values(tape)}, tape.returned.items()
     return DependencyGraph(
         groups=tuple(_mark_buffers(group, parameters) for group in units.groups),
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
@@ -75,6 +75,7 @@ def trace(
         options={"heads": heads, "groups": groups},
         reference=weakref.ref(model),
         unused=tuple(name for name, _ in model.named_parameters() if name not in met),
+        returned={path: tuple((v.shape, labels.layouts.get(v.id, ())) for v in made) for path, made in returned},
     )
 
 
