@@ -63,7 +63,7 @@ class Call:
 
 @dataclass
 class Tape:
-    """What a run of the shell recorded. outputs: the values that the model returned; returned: each module's, by path."""
+    """What a run of the shell recorded. outputs: the values that the model returned. returned: each module's."""
 
     calls: list[Call] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)

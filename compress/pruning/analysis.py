@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from ..errors import CompressError
@@ -173,7 +174,8 @@ def _row(
 
 
 def _measured(metric: Callable[[nn.Module], float], model: nn.Module, name: str, what: str) -> float:
-    value = float(metric(model))
+    with torch.no_grad():
+        value = float(metric(model))
     if not math.isfinite(value):
         raise CompressError(f"sensitivity: {name} of {what} is {value}; expected a finite number")
     return value
@@ -219,7 +221,7 @@ def _known(file: Path | None, fresh: Sensitivity) -> Sensitivity:
         mine, theirs = getattr(fresh, what), getattr(kept, what)
         if not (math.isclose(mine, theirs, rel_tol=1e-6) if what == "base" else mine == theirs):
             raise CompressError(
-                f"{file}: is another analysis: its {what} is {theirs}, here it is {mine}; remove it, or name another file"
+                f"{file}: is another analysis: its {what} is {theirs}, here it is {mine}; remove it or name another"
             )
     return kept
 

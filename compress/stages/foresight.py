@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def foresee(context: Context) -> Foresight | None:
-    """The first later prune stage that starts from this stage's network; None where there is none, or it looks at data."""
+    """The first later prune stage that starts from this stage's network; None where none does, or it looks at data."""
     stages = context.recipe.stages
     for number in range(len(context.earlier) + 1, len(stages)):
         stage = stages[number][1]

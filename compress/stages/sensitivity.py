@@ -1,4 +1,4 @@
-"""A network in, what each of its groups costs when it alone is cut out: numbers, a picture, ratios for a prune stage."""
+"""A network in, what each of its groups costs when it alone is cut out: numbers, a picture, ratios to prune by."""
 
 from __future__ import annotations
 

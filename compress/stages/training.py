@@ -202,7 +202,4 @@ class Finetune(Training):
         if self.teacher is None and self.distill != Finetune.distill:
             yield "distill", "there is nobody to learn from; name an earlier stage as `teacher`"
         if self.teacher is not None and self.compile and any(each.watches() for each in self.made(registry)):
-            yield (
-                "compile",
-                "what modules return is not to be had of a compiled network; leave it out, or distil logits",
-            )
+            yield "compile", "what modules return is not to be had of a compiled network; leave one of them out"

@@ -69,8 +69,9 @@ def take_step(
     """Descend on the mean loss of batches that pass the network one after the other; the losses before the step.
 
     With several processes, of the batches of all: gradient and losses are the mean over them too. model, optimizer: as
-    `fabric.setup` wrapped them. loss: (model, images, targets) -> {"loss": to descend, other names: its parts}. Raises TrainingError where loss or gradient is not finite; the weights are as they were
-    then.
+    `fabric.setup` wrapped them. loss: (model, images, targets) -> {"loss": to descend, other names: its parts}.
+
+    Raises TrainingError where loss or gradient is not finite; the weights are as they were then.
     """
     model.train()
     parts = []
