@@ -24,7 +24,7 @@ from .evaluation import assess
 from .foresight import Foresight, foresee
 from .network import Network, build, keep, open_network, read
 from .prune import Prune
-from .stage import Context, Stage, start_mistakes
+from .stage import Context, Stage, ancestors, start_mistakes
 
 if TYPE_CHECKING:
     from ..graph.graph import DependencyGraph
@@ -163,7 +163,8 @@ class Finetune(Training):
     """Training of a network that was cut, to get back what the cut cost; from a teacher too, where one is named.
 
     teacher: an earlier stage whose network the student shall take after, beside its task: the baseline, or the network
-    before the cut; null for none. distill: what it takes over; one distillation or several.
+    before the cut; null for none. What modules return can be taken over from a network alone that the student's was cut
+    from: others have other channels. distill: what it takes over; one distillation or several.
     """
 
     name = "finetune"
@@ -201,5 +202,11 @@ class Finetune(Training):
             yield "teacher", f"no earlier stage '{self.teacher}' leaves a network{nearest(self.teacher, left)}"
         if self.teacher is None and self.distill != Finetune.distill:
             yield "distill", "there is nobody to learn from; name an earlier stage as `teacher`"
-        if self.teacher is not None and self.compile and any(each.watches() for each in self.made(registry)):
+        if self.teacher is None or not any(each.watches() for each in self.made(registry)):
+            return
+        valid = self.teacher in left and not list(start_mistakes(self.start, earlier))
+        if valid and self.teacher not in (found := list(ancestors(self.start, earlier))):
+            come = f"come from {' and '.join(map(repr, found)) or 'nowhere else'}"
+            yield "teacher", f"the channels of this stage's network {come}; those of '{self.teacher}' are others"
+        if self.compile:
             yield "compile", "what modules return is not to be had of a compiled network; leave one of them out"
