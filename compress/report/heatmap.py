@@ -11,8 +11,8 @@ from .figures import metric_title
 if TYPE_CHECKING:
     from ..pruning.analysis import Sensitivity
 
-ROW, HEAD, WIDTH = 0.2, 1.25, 7.4
-"""Inches: the height of a row, that of everything above and below, the whole width."""
+ROW, HEAD, WIDTH = 0.2, 0.9, 7.4
+"""Inches: the height of a row, that of everything above, the whole width."""
 
 LONGEST = 34
 """Characters of a group's name that are shown."""
@@ -33,8 +33,8 @@ STYLE: Any = {  # given to rc_context, so nobody else's figures change
 def draw_sensitivity(found: Sensitivity, file: Path) -> Path:
     """Write the SVG, groups in the network's order from top to bottom; its path.
 
-    A cell says by how much the metric falls when that group alone is cut by that ratio; a gain is shown as one, without
-    colour. The colours end at the largest fall.
+    A cell says how the metric changes when that group alone is cut by that ratio, and nothing where it does not. The
+    darker, the more it falls; the colours end at the largest fall.
     """
     import numpy as np
     from matplotlib import rc_context
@@ -49,10 +49,10 @@ def draw_sensitivity(found: Sensitivity, file: Path) -> Path:
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEAD + ROW * max(len(drops), 1)), layout="constrained")
         axes = figure.add_subplot()
-        mesh = axes.pcolormesh(drops, cmap=shades, norm=scale, edgecolors="white", linewidth=1.2)
+        axes.pcolormesh(drops, cmap=shades, norm=scale, edgecolors="white", linewidth=1.2)
         for (row, column), drop in np.ndenumerate(drops):
             axes.text(
-                column + 0.5, row + 0.5, _said(drop), ha="center", va="center_baseline", fontsize=6.8,
+                column + 0.5, row + 0.5, _said(-drop), ha="center", va="center_baseline", fontsize=6.8,
                 color=PALE if scale(drop) > 0.55 else INK,
             )  # fmt: skip
         axes.invert_yaxis()
@@ -60,30 +60,19 @@ def draw_sensitivity(found: Sensitivity, file: Path) -> Path:
         axes.set_xticks(np.arange(len(found.ratios)) + 0.5, [f"{ratio:.0%}" for ratio in found.ratios])
         axes.xaxis.set_ticks_position("top")
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel("of the group's channels removed")
+        axes.set_xlabel("of the group's channels removed", labelpad=6)
+        figure.suptitle(_title(found), x=0.01, ha="left", fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        title = metric_title(found.metric)
-        bar = figure.colorbar(
-            mesh, ax=axes, location="bottom", fraction=0.03, aspect=60, pad=0.25 / (HEAD + ROW * len(drops))
-        )
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.ax.tick_params(length=0)
-        bar.set_label(
-            f"fall of {title} below {found.base:.3f}{_images(found)}, one group cut at a time, nothing trained"
-        )
         with replaced(file) as beside:
             FigureCanvasSVG(figure).print_svg(str(beside), metadata={"Date": None})
     return file
 
 
-def _said(drop: float) -> str:
-    """0.034 as .034; a gain with its sign; nothing that rounds to zero."""
-    text = f"{abs(drop):.3f}"
-    if float(text) == 0:
-        return ""
-    text = text.removeprefix("0")
-    return text if drop > 0 else f"+{text}"
+def _said(change: float) -> str:
+    """-0.034 as −.034; nothing for what rounds to zero."""
+    text = f"{abs(change):.3f}"
+    return "" if float(text) == 0 else f"{'−' if change < 0 else '+'}{text.removeprefix('0')}"
 
 
 def _label(names: tuple[str, ...]) -> str:
@@ -91,7 +80,11 @@ def _label(names: tuple[str, ...]) -> str:
     return first if len(names) == 1 else f"{first} and {len(names) - 1} more"
 
 
-def _images(found: Sensitivity) -> str:
-    """How many images the metric was taken of, where that is known."""
+def _title(found: Sensitivity) -> str:
+    """What is shown, and of which images, where that is known."""
     used = found.settings
-    return f" on {used['images']} of {used['of']} {used['split']} images" if "images" in used else ""
+    images = f"; {used['images']} of {used['of']} {used['split']} images" if "images" in used else ""
+    return (
+        f"Change of {metric_title(found.metric)} when one group alone is cut, nothing trained\n"
+        f"{found.base:.3f} with nothing cut{images}"
+    )
