@@ -53,14 +53,23 @@ class Kept:
 
 
 def survivors(graph: DependencyGraph, edits: Edits) -> Array:
-    """(labels,) bool: the labels whose units a cut left, read off the indices that survive in each place."""
-    alive = np.ones(graph.n_units + 1, dtype=bool)  # the last stands for labels that belong to no unit
+    """(labels,) bool: the labels that a cut left, read off the indices that survive in each place.
+
+    A label that stands in no place - a row of a reshape - is there as long as anything of its unit is.
+    """
+    alive, placed = (np.full(len(graph.unit_of_label), start) for start in (True, False))
     for name, by_dim in edits.select.items():
-        for dim, index in by_dim.items():
-            place = graph.places.get((name, dim))
-            if place is None:
+        for dim in by_dim:
+            if (name, dim) not in graph.places:
                 raise CompressError(f"the graph is not of the network that was cut: it has no '{name}' to cut in {dim}")
+    for (name, dim), place in graph.places.items():
+        placed[place] = True
+        index = edits.select.get(name, {}).get(dim)
+        if index is not None:
             gone = np.ones(len(place), dtype=bool)
             gone[index] = False
-            alive[graph.unit_of_label[place[gone]]] = False
-    return graph.alive_labels(alive[:-1])
+            alive[place[gone]] = False
+    units = np.zeros(graph.n_units + 1, dtype=bool)  # the last stands for labels that belong to no unit
+    units[graph.unit_of_label[alive & placed]] = True
+    units[-1] = True
+    return np.where(placed, alive, units[graph.unit_of_label])

@@ -26,7 +26,7 @@ class Detector(Distillation):
     - objectness and class are KL(teacher || student) of the sigmoids, softened by the temperature T and times T^2: of
       the objectness of all predictions, and of the classes of each, weighted by how sure the teacher is that something
       is there, so that what it says of background does not count (objectness scaling: Mehta, Ozturk, Object Detection
-      at 200 Frames per Second, ECCV 2018 workshops, section 3.2);
+      at 200 Frames per Second, ECCV 2018 workshops);
     - bounded is the teacher-bounded regression of Chen et al., Learning Efficient Object Detection Models with
       Knowledge Distillation, NIPS 2017, section 3.3: |s - y|^2 where |s - y|^2 + margin > |t - y|^2, else 0, with s, t
       and y the boxes of student, teacher and truth as the network says them (offset in cells, logarithm of the size
