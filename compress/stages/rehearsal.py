@@ -61,8 +61,8 @@ def warn(data: Data) -> tuple[str, ...]:
 def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """Build, trace, ask the policy and plan; nothing is trained or cut.
 
-    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, or a stage
-    trains and there are no images for it.
+    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, a
+    distillation cannot compare such networks, or a stage trains and there are no images for it.
     """
     trained = next((id_ for id_, stage in recipe.stages if isinstance(stage, Training)), None)
     if trained is not None and not len(data.train):
@@ -79,6 +79,6 @@ def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
             if stage.sensitivity is None:  # else what goes is measured first
                 cuts.append(Rehearsed(id_, plan, whole.cost(), whole.cost(plan)))
         if isinstance(stage, Finetune):
-            stage.check_points(graph, recipe.registry)
+            stage.try_out(model, data, recipe.registry)
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in kept.items()})
     return Rehearsal(model, graph, tuple(cuts))

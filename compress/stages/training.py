@@ -14,7 +14,7 @@ from ..errors import CompressError, nearest
 from ..graph.trace import trace
 from ..options import Uses
 from ..pruning.points import Kept
-from ..pruning.surgery import Edits
+from ..pruning.replay import copy_with
 from ..training import processes
 from ..training.distiller import Distiller, make_distillations
 from ..training.loop import BEST, CHECKPOINT, Job, train
@@ -27,8 +27,8 @@ from .prune import Prune
 from .stage import Context, Stage, ancestors, start_mistakes
 
 if TYPE_CHECKING:
-    from ..graph.graph import DependencyGraph
     from ..registry import Registry
+    from ..training.dataset import Data
     from ..training.distillation import Distillation
 
 
@@ -190,10 +190,16 @@ class Finetune(Training):
         """The distillations. Raises CompressError where their options do not fit."""
         return make_distillations(self.distill, partial(registry.make, "distillations"))
 
-    def check_points(self, graph: DependencyGraph, registry: Registry) -> None:
-        """Raises CompressError where a distillation looks at a module that the traced network does not have."""
-        for point in (p for each in self.made(registry) for p in each.watches()) if self.teacher else ():
-            Kept(graph, Edits({})).at(point)
+    def try_out(self, model: nn.Module, data: Data, registry: Registry) -> None:
+        """One lesson of a network by itself. Raises CompressError where its answers are not what is to be compared."""
+        if self.teacher is None:
+            return
+        student = copy_with(model, {})
+        distiller = Distiller(student, student, self.made(registry))
+        images, targets = data.train.collate([data.train.sample(0, None)])
+        with torch.no_grad(), distiller.watch() as lesson:
+            student(images)
+            lesson.losses(targets)
 
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from super().mistakes(earlier, registry)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compress.cli import main
 from compress.errors import CompressError
 from compress.plugins import installed
 from compress.pruning.analysis import read
@@ -115,14 +116,22 @@ def test_a_stopped_measurement_goes_on(finished: Path, tmp_path: Path, monkeypat
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_a_rehearsal_knows_the_points_and_plans_nothing_that_is_to_be_measured(tmp_path: Path) -> None:
+def test_a_rehearsal_plans_nothing_that_is_measured_and_tries_the_lessons_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "toy.yaml").write_text(RECIPE)
     recipe = load(tmp_path / "toy.yaml")
     assert rehearse(recipe, recipe.dataset.open()).cuts == ()
-    (tmp_path / "toy.yaml").write_text(RECIPE.replace("points: [inner, outer]", "points: [inner, outr]"))
-    recipe = load(tmp_path / "toy.yaml")
-    with pytest.raises(CompressError, match=r"no module 'outr' returns anything .* did you mean 'outer'\?"):
-        rehearse(recipe, recipe.dataset.open())
+    assert main(["plan", str(tmp_path / "toy.yaml")]) == 2
+    assert "what 'pruned' removes is measured by the run, so there is nothing to show" in capsys.readouterr().err
+    for old, new, said in (
+        ("points: [inner, outer]", "points: [inner, outr]", r"has no module 'outr'; did you mean 'outer'\?"),
+        ("uses: logits, temperature: 2", "uses: detector", "the student, Net, has no `heads`"),
+    ):
+        (tmp_path / "toy.yaml").write_text(RECIPE.replace(old, new))
+        recipe = load(tmp_path / "toy.yaml")
+        with pytest.raises(CompressError, match=said):
+            rehearse(recipe, recipe.dataset.open())
 
 
 def test_the_teacher_of_a_stage_is_read_with_its_own_cut(finished: Path) -> None:
