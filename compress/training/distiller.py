@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
 from ..graph.inputs import collect_tensors
+from ..pruning.replay import copy_with
 from .distillation import Answer, Distillation
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Distiller:
         kept: Kept | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        self.student, self.kept, self.autocast = student, kept, autocast
+        self.student, self.autocast = student, autocast
         self.distillations = make_distillations(distillations)
         self.points = tuple(dict.fromkeys(p for each in self.distillations for p in each.watches()))
         for whose, model in (("student", student), ("teacher", teacher)):
@@ -56,11 +57,13 @@ class Distiller:
             for point in self.points:
                 if point not in modules or not point:
                     raise CompressError(f"distillation: the {whose} has no module '{point}'{nearest(point, modules)}")
-        self.teacher = deepcopy(teacher).eval().requires_grad_(False)
+        self.teacher = deepcopy(
+            copy_with(teacher, {})
+        )  # without what the forward left behind, then without shared memory
         self._taken: dict[str, list[dict[int, Tensor]]] = {}
-        for point in self.points if kept is not None else ():
-            indices = kept.at(point)  # type: ignore[union-attr]
-            self._taken[point] = [{dim: torch.from_numpy(i) for dim, i in by_dim.items()} for by_dim in indices]
+        if kept is not None:
+            for point in self.points:
+                self._taken[point] = [{dim: torch.from_numpy(i) for dim, i in each.items()} for each in kept.at(point)]
 
     @contextmanager
     def watch(self, model: nn.Module | None = None) -> Iterator[Lesson]:
@@ -122,19 +125,6 @@ class Distiller:
             narrow.append(tensor)
         return tuple(narrow)
 
-    def compare(self, student: Answer, teacher: Answer) -> None:
-        """Raises CompressError where the two's features have different shapes, or there are none."""
-        for point in self.points:
-            shapes = [[tuple(t.shape) for t in each.features.get(point, ())] for each in (student, teacher)]
-            if not shapes[0]:
-                raise CompressError(f"distillation: '{point}' returned no tensor in the student's forward")
-            if shapes[0] != shapes[1]:
-                cure = "; say what was cut: kept=compress.Kept(graph, pruned.edits)" if self.kept is None else ""
-                said = [", ".join(map(str, each)) for each in shapes]
-                raise CompressError(
-                    f"distillation: '{point}' gives {said[0]} in the student, {said[1]} in the teacher{cure}"
-                )
-
 
 @dataclass
 class Lesson:
@@ -155,8 +145,10 @@ class Lesson:
         found: dict[str, list[Tensor]] = {}
         total = []
         for args, kwargs, student in self.calls:
+            for point in self.distiller.points:
+                if not student.features.get(point):
+                    raise CompressError(f"distillation: '{point}' returned no tensor in the student's forward")
             teacher = self.distiller.ask(args, kwargs)
-            self.distiller.compare(student, teacher)
             for each in self.distiller.distillations:
                 value = each.loss(student, teacher, targets)
                 found.setdefault(f"distill_{each.name}", []).append(value.detach())

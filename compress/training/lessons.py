@@ -56,12 +56,18 @@ class Features(Distillation):
 
     def loss(self, student: Answer, teacher: Answer, targets: Any) -> Tensor:
         """The mean relative squared error, a scalar; 0 where both return the same."""
-        pairs = [
-            (mine.float(), theirs.float())
-            for point in self.points
-            for mine, theirs in zip(student.features[point], teacher.features[point], strict=True)
-        ]
-        errors = [functional.mse_loss(s, t) / t.square().mean().clamp_min(1e-12) for s, t in pairs]
+        errors = []
+        for point in self.points:
+            mine, theirs = student.features[point], teacher.features[point]
+            shapes = [[tuple(tensor.shape) for tensor in each] for each in (mine, theirs)]
+            if shapes[0] != shapes[1]:
+                said = [" and ".join(map(str, each)) or "nothing" for each in shapes]
+                raise CompressError(
+                    f"distillation features: '{point}' returns {said[0]} in the student and {said[1]} in the teacher; "
+                    "where channels were cut, say so: kept=compress.Kept(graph, pruned.edits)"
+                )
+            for s, t in zip(mine, (tensor.float() for tensor in theirs), strict=True):
+                errors.append(functional.mse_loss(s.float(), t) / t.square().mean().clamp_min(1e-12))
         return torch.stack(errors).mean()
 
 

@@ -142,8 +142,14 @@ def test_the_teacher_of_a_stage_is_read_with_its_own_cut(finished: Path) -> None
     context = Context("later", finished, earlier, recipe, recipe.dataset.open(), "cpu", quiet)
     later = Finetune(teacher="pruned", distill={"uses": "features", "points": ["inner", "outer"]})
     distiller = later.distilling(context, read_network(context, "finetuned"))
-    assert distiller is not None and distiller.kept is not None
-    assert all(by_dim == {} for point in ("inner", "outer") for by_dim in distiller.kept.at(point))
+    assert distiller is not None
+    images = torch.rand(2, 3, 16, 16)
+    with distiller.watch() as lesson:
+        distiller.student.eval()(images)
+    narrow, told = lesson.calls[0][2].features, distiller.ask((images,), {}).features
+    assert all(mine.shape == theirs.shape for p in narrow for mine, theirs in zip(narrow[p], told[p], strict=True))
+    expected = distiller.teacher.inner(distiller.teacher.stem(images))
+    assert torch.equal(told["inner"][0], expected) and not torch.equal(narrow["inner"][0], expected)
 
 
 FEATURES = {"uses": "features", "points": ["inner"]}
