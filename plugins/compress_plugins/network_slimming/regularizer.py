@@ -110,7 +110,9 @@ class NetworkSlimming(Regularizer):
     ) -> SlimmedScales:
         """Hook `optimizer.step`; see compress.Sparsifier for what each step does."""
         strength = 0.0 if isinstance(self.strength, str) else self.strength
-        sparsifier = Sparsifier(graph, optimizer, strength, mode=self.mode, pace=self.pace, model=model, frozen=frozen)
+        sparsifier = Sparsifier(
+            graph, optimizer, strength, mode=self.mode, pace=self.pace, model=model, frozen=frozen
+        )
         if self.strength == "auto":
             return SlimmedScales(sparsifier, Aim(self.share, self.by))
         return SlimmedScales(sparsifier, Schedule(strength, self.schedule, self.turn, self.decay, self.top))
