@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .graph.trace import trace
     from .hookspecs import hookimpl
     from .options import Plugin, Uses
+    from .pruning.analysis import Sensitivity, sensitivity
     from .pruning.apply import Pruned, apply, prune
     from .pruning.artifact import load, save
     from .pruning.calibration import Calibration
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .pruning.criteria import Criterion, Part
     from .pruning.latency import LatencyTable, measure_layers
     from .pruning.plan import Plan
+    from .pruning.points import Kept
     from .pruning.policy import GroupPolicy
     from .pruning.schedule import schedule
     from .pruning.selection import plan
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from .stages.stage import Context, Stage
     from .training.architecture import Architecture
     from .training.dataset import Data, Dataset, Split
+    from .training.distillation import Answer, Distillation
+    from .training.distiller import Distiller, Lesson
     from .training.leaks import Leak, find_leaks
     from .training.regularizers import Attached, Regularizer
     from .training.sparsifier import Sparsifier
     from .training.task import Evaluation, Task
 
 __all__ = [
+    "Answer",
     "Architecture",
     "Attached",
     "Block",
@@ -46,14 +51,18 @@ __all__ = [
     "Data",
     "Dataset",
     "DependencyGraph",
+    "Distillation",
+    "Distiller",
     "Evaluation",
     "ExpectationError",
     "Exporter",
     "Frozen",
     "Group",
     "GroupPolicy",
+    "Kept",
     "LatencyTable",
     "Leak",
+    "Lesson",
     "Link",
     "Member",
     "Part",
@@ -61,6 +70,7 @@ __all__ = [
     "Plugin",
     "Pruned",
     "Regularizer",
+    "Sensitivity",
     "Skipped",
     "Sparsifier",
     "Split",
@@ -79,6 +89,7 @@ __all__ = [
     "prune",
     "save",
     "schedule",
+    "sensitivity",
     "trace",
 ]
 
@@ -96,11 +107,13 @@ _HOMES = (  # where the names live, lightest first
     "pruning.compensation",
     "training.architecture",
     "training.dataset",
+    "training.distillation",
     "training.regularizers",
     "training.task",
     "training.leaks",
     "training.sparsifier",
     "graph.blocks",
+    "training.distiller",
     "graph.trace",
     "pruning.latency",
     "pruning.schedule",
@@ -108,6 +121,8 @@ _HOMES = (  # where the names live, lightest first
     "pruning.verify",
     "pruning.apply",
     "pruning.artifact",
+    "pruning.points",
+    "pruning.analysis",
 )
 
 

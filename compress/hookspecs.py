@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .stages.stage import Stage
     from .training.architecture import Architecture
     from .training.dataset import Dataset
+    from .training.distillation import Distillation
     from .training.regularizers import Regularizer
     from .training.task import Task
 
@@ -31,6 +32,11 @@ def compress_register_criteria() -> Sequence[type[Criterion]]:  # type: ignore[e
 @hookspec
 def compress_register_regularizers() -> Sequence[type[Regularizer]]:  # type: ignore[empty-body]
     """Regularizer classes: what shrinks weights during sparse training."""
+
+
+@hookspec
+def compress_register_distillations() -> Sequence[type[Distillation]]:  # type: ignore[empty-body]
+    """Distillation classes: what a network in training takes over from a teacher."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .stages.stage import Stage
     from .training.architecture import Architecture
     from .training.dataset import Dataset
+    from .training.distillation import Distillation
     from .training.regularizers import Regularizer
     from .training.task import Task
 
@@ -42,6 +43,7 @@ class Kind:
 KINDS = (
     Kind("criteria", "compress_register_criteria", "pruning.criteria:Criterion", "criterion"),
     Kind("regularizers", "compress_register_regularizers", "training.regularizers:Regularizer", "regularizer"),
+    Kind("distillations", "compress_register_distillations", "training.distillation:Distillation", "distillation"),
     Kind("compensations", "compress_register_compensations", "pruning.compensation:Compensation", "compensation"),
     Kind("op_rules", "compress_register_op_rules", "", "op rule"),
     Kind("policies", "compress_register_group_policies", "pruning.policy:GroupPolicy", "policy"),
@@ -91,6 +93,7 @@ class Registry:
 
     criteria: Mapping[str, type[Criterion]]
     regularizers: Mapping[str, type[Regularizer]]
+    distillations: Mapping[str, type[Distillation]]
     compensations: Mapping[str, type[Compensation]]
     op_rules: Mapping[str, Any]
     policies: Mapping[str, type[GroupPolicy]]

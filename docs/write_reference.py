@@ -33,6 +33,7 @@ KINDS = {
     "policy": ("Policies", "For `policy`."),
     "criterion": ("Criteria", "For `criterion` of a `prune` stage."),
     "regularizer": ("Regularizers", "For `regularizer` of a `sparsify` stage."),
+    "distillation": ("Distillations", "For `distill` of a `finetune` stage that has a `teacher`."),
     "compensation": ("Compensations", "For `compensate` of a `prune` stage."),
     "exporter": ("Exporters", "For `formats` of an `export` stage."),
 }

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 import compress.plugins
 from compress import (
+    Answer,
     Architecture,
     Compensation,
     Criterion,
     Data,
     Dataset,
+    Distillation,
     Evaluation,
     Exporter,
     GroupPolicy,
@@ -32,6 +34,7 @@ from compress.testing import (
     check_compensation,
     check_criterion,
     check_dataset,
+    check_distillation,
     check_exporter,
     check_plugin,
     check_policy,
@@ -48,6 +51,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {  # options that have no defau
     ("architectures", "preresnet-cifar"): {"depth": 11, "width": 0.5},
     ("architectures", "densenet-cifar"): {"depth": 10, "growth": 4},
     ("datasets", "drawn-hands"): {"image_size": 96, "train": 6, "val": 5},
+    ("distillations", "features"): {"points": ["left", "inner.1.2"]},
     ("stages", "sparsify"): {"regularizer": "network-slimming"},
     ("stages", "export"): {"formats": ["onnx"]},
 }
@@ -93,6 +97,15 @@ def test_regularizers_conform(name: str) -> None:
     check_regularizer(made("regularizers", name))
 
 
+@pytest.mark.parametrize("name", sorted(REGISTRY.distillations))
+def test_distillations_conform(name: str) -> None:
+    if name == "detector":
+        boxes = {"boxes": torch.tensor([[10.0, 12.0, 50.0, 70.0]]), "labels": torch.tensor([0])}
+        check_distillation(made("distillations", name), detector(), torch.rand(2, 3, *SIZE), [boxes, boxes])
+    else:
+        check_distillation(made("distillations", name))
+
+
 @pytest.mark.parametrize("name", sorted(REGISTRY.policies))
 def test_policies_conform(name: str) -> None:
     check_policy(made("policies", name), detector().eval(), torch.rand(1, 3, *SIZE))
@@ -127,7 +140,8 @@ def test_stages_have_options_that_survive_a_recipe(name: str) -> None:
 
 
 def test_every_kind_with_a_check_is_checked_here() -> None:
-    checked = {"criteria", "regularizers", "policies", "architectures", "exporters", "stages", "compensations"}
+    checked = {"criteria", "regularizers", "policies", "architectures", "exporters", "stages", "compensations",
+               "distillations"}  # fmt: skip
     assert checked <= {kind for kind, _ in REGISTRY.owners}
     on_disk = {"coco", "darknet-lists", "voc", "yolo", "image-folders", "torchvision/"}  # checked in their own tests
     assert set(REGISTRY.tasks) == {"yolov3", "classify"}
@@ -304,6 +318,27 @@ class Learns(Task):
         return Evaluation({} if self.how == "headless" else {"map50": value})
 
 
+class Copies(Distillation):
+    """Squared error of the outputs. how: in which way it is broken."""
+
+    name = "copies"
+    how: str = ""
+
+    def loss(self, student: Answer, teacher: Answer, targets: Any) -> Tensor:
+        error = (student.outputs - teacher.outputs).square().mean()
+        if self.how == "spoils":
+            next(teacher.model.parameters()).data.zero_()
+        broken: dict[str, Callable[[], Tensor]] = {
+            "vector": lambda: (student.outputs - teacher.outputs).square().mean(0),
+            "nan": lambda: error * float("nan"),
+            "fickle": lambda: error * (1 + float(np.random.rand())),
+            "detached": lambda: error.detach(),
+            "idle": lambda: 0 * error,
+            "backwards": lambda: -error,
+        }
+        return broken.get(self.how, lambda: error)()
+
+
 class Mends(Compensation):
     """Doubles what is left. how: in which way it is broken."""
 
@@ -354,7 +389,7 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: check_criterion(Spoils()), "changed the model that it scores"),
     (lambda: check_criterion(Mute()), "says nothing about any group"),
     (lambda: check_criterion(Fickle()), "chooses other units when asked a second time"),
-    (lambda: check_policy(Policy(), *small_network()), "are no groups of the graph"),
+    (lambda: check_policy(Policy(), *small_network()), "are no groups or blocks of the graph"),
     (lambda: check_policy(Unreasoned(), *small_network()), "gives no reason for"),
     *(
         (lambda how=how: check_compensation(Mends(how=how)), said)
@@ -371,6 +406,18 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: check_regularizer(Shrinks(how="grows")), "steps later, to"),
     (lambda: check_regularizer(Shrinks(how="frozen")), "of a group that the policy keeps"),
     (lambda: check_regularizer(Shrinks(how="endless")), "goes on after detach"),
+    *(
+        (lambda how=how: check_distillation(Copies(how=how)), said)
+        for how, said in [
+            ("vector", "expected a finite scalar"),
+            ("nan", "is nan"),
+            ("fickle", "for the same batch"),
+            ("detached", "has no gradient"),
+            ("idle", "teaches the student nothing"),
+            ("backwards", "for a student that equals its teacher"),
+            ("spoils", "changed the teacher"),
+        ]
+    ),
     (lambda: check_dataset(Pictures(how="missing")), "no pictures here"),
     (lambda: check_dataset(Pictures(how="fingerprint")), "two fingerprints"),
     (lambda: check_dataset(Pictures(how="empty")), "is empty"),
@@ -418,6 +465,7 @@ def test_the_kit_passes_the_same_plugins_unbroken(tmp_path: Path) -> None:
     check_criterion(Small())
     check_compensation(Mends())
     check_regularizer(Shrinks())
+    check_distillation(Copies())
     check_task(Learns(), small_network()[0], check_dataset(Pictures()))
     check_architecture(Builds(), 5, (8, 8))
     check_exporter(Writes(), *small_network(), tmp_path)

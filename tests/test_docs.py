@@ -87,8 +87,8 @@ def test_every_name_with_every_option_is_on_the_recipe_page() -> None:
     for part in page.split("\n### ")[1:]:
         sections[part.split("`")[1]] += part
     registry = installed()
-    kinds = ("criteria", "regularizers", "compensations", "policies", "architectures", "datasets", "tasks", "stages",
-             "exporters")  # fmt: skip
+    kinds = ("criteria", "regularizers", "distillations", "compensations", "policies", "architectures", "datasets",
+             "tasks", "stages", "exporters")  # fmt: skip
     for kind in kinds:
         for name, cls in getattr(registry, kind).items():
             for option in options(cls):

@@ -67,6 +67,8 @@ def test_the_examples_conform(files: dict[str, Path], tmp_path: Path) -> None:
     (architecture,), (dataset,), (task,) = mine("architectures"), mine("datasets"), mine("tasks")
     testing.check_architecture(architecture, 2, (32, 32))
     testing.check_task(task, architecture.build(2, (32, 32)), testing.check_dataset(dataset))
+    for distillation in mine("distillations"):
+        testing.check_distillation(distillation)
     for policy in mine("policies"):
         testing.check_policy(policy, *testing.small_network())
     for exporter in mine("exporters"):

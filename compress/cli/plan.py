@@ -27,7 +27,9 @@ def plan(recipe: RecipeName, settings: Settings = None, profile: Profile = None,
     say(checked.notes)
     rehearsal = rehearse(checked, checked.dataset.open())
     if not rehearsal.cuts:
-        raise CompressError(f"{checked.source}: no stage says `uses: prune`, so nothing would go")
+        measured = [id_ for id_, stage in checked.stages if getattr(stage, "sensitivity", None)]
+        why = f"what '{measured[0]}' removes is measured by the run" if measured else "no stage says `uses: prune`"
+        raise CompressError(f"{checked.source}: {why}, so there is nothing to show")
     if as_json:
         print(json.dumps([_plain(rehearsal, cut) for cut in rehearsal.cuts], indent=2))
         return

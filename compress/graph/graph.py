@@ -108,7 +108,8 @@ class DependencyGraph:
     numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
     without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. blocks:
     residual branches, each of which can go as a whole; block b has the number n_units + its position. rules: what
-    `trace` was given. It holds names, not tensors (beside the example inputs it was given).
+    `trace` was given. returned: module path -> shape and layout of the tensors it returned, call by call. It holds
+    names, not tensors (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]
@@ -128,6 +129,7 @@ class DependencyGraph:
     unused: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     rules: Mapping[str, Any] | None = None
+    returned: Mapping[str, tuple[tuple[tuple[int, ...], Layout], ...]] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module | None:

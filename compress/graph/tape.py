@@ -80,11 +80,15 @@ class Invocation:
 
 @dataclass
 class Tape:
-    """What a run of the shell recorded. outputs: the values that the model returned. invocations: outer ones first."""
+    """What a run of the shell recorded. outputs: the values that the model returned. invocations: outer ones first.
+
+    returned: module path -> all tensors that it returned, call by call.
+    """
 
     calls: list[Call] = field(default_factory=list)
     invocations: list[Invocation] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    returned: dict[str, list[Value]] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     attributes: dict[Attribute, int] = field(default_factory=dict)
     numbers: list[tuple[Expression, str]] = field(default_factory=list)  # used by value, and in which module
@@ -184,9 +188,11 @@ class _AtenCalls(TorchDispatchMode):
         plain = isinstance(outputs, Tensor) or (
             type(outputs) is tuple and all(item is None or isinstance(item, Tensor) for item in outputs)
         )
-        if plain:
-            with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():
+            if plain:
                 invocation.outputs = self.frozen_tree(outputs)
+            returned = [self.value(tensor) for tensor in collect_tensors(outputs)]
+        self.tape.returned.setdefault(invocation.path, []).extend(returned)
 
     def frozen_tree(self, tree: Any) -> Any:
         if isinstance(tree, Tensor):
@@ -246,14 +252,11 @@ def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tap
     shell, names, keep = make_shell(model, device)
     tape.attributes = trace_integers(shell)
     recorder = _AtenCalls(tape, names)
-    handles = []
     for path, module in shell.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda m, args, kwargs, path=path: recorder.enter(path, args, kwargs), prepend=True, with_kwargs=True
-            )
+        module.register_forward_pre_hook(
+            lambda m, args, kwargs, path=path: recorder.enter(path, args, kwargs), prepend=True, with_kwargs=True
         )
-        handles.append(module.register_forward_hook(lambda m, i, o: recorder.leave(o), always_call=True))
+        module.register_forward_hook(lambda m, i, o: recorder.leave(o), always_call=True)
     inputs = map_tensors(example_inputs, lambda t: t.to("meta") if device == "meta" else t.detach().clone())
     tape.inputs = [recorder.value(tensor) for tensor in collect_tensors(inputs)]
     noting = by_value.set(lambda e: tape.numbers.append((e, recorder.open[-1].path if recorder.open else "")))

@@ -61,7 +61,7 @@ def trace(
     units = form(labels)
     tensors = named_tensors(model)
     parameters = {name for name, _ in model.named_parameters()}
-    met = {value.name for value in _values(tape)}
+    met, returned = {value.name for value in _values(tape)}, tape.returned.items()
     found = tuple(_mark_buffers(group, parameters) for group in units.groups)
     return DependencyGraph(
         groups=found,
@@ -81,6 +81,7 @@ def trace(
         unused=tuple(name for name, _ in model.named_parameters() if name not in met),
         blocks=find_blocks(tape, labels, found, model),
         rules=rules,
+        returned={path: tuple((v.shape, labels.layouts.get(v.id, ())) for v in made) for path, made in returned},
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..options import Plugin
     from ..registry import Registry
 
-MUST_EXIST = ("architectures", "tasks", "policies", "criteria", "regularizers", "compensations")
+MUST_EXIST = ("architectures", "tasks", "policies", "criteria", "regularizers", "distillations", "compensations")
 """Kinds whose paths are read; datasets say themselves what is missing, stages and exporters may write."""
 
 

@@ -9,11 +9,12 @@ from .evaluation import Evaluate
 from .export import Export
 from .prune import Prune
 from .report import Report
+from .sensitivity import Sensitivity
 from .stage import Stage
 from .training import Finetune, Sparsify, Train
 
 
 @hookimpl
 def compress_register_stages() -> Sequence[type[Stage]]:
-    """train, sparsify, prune, finetune, evaluate, export, report."""
-    return [Train, Sparsify, Prune, Finetune, Evaluate, Export, Report]
+    """train, sparsify, sensitivity, prune, finetune, evaluate, export, report."""
+    return [Train, Sparsify, Sensitivity, Prune, Finetune, Evaluate, Export, Report]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..files import replaced_folder, write_json
 from ..graph.trace import trace
-from ..training.loader import evaluation_orders, load
+from ..training.loader import Batch, evaluation_orders, load
 from ..training.task import Evaluation
 from .network import WEIGHTS, build, read
 from .stage import Context, Stage
@@ -66,14 +66,23 @@ def find_candidates(context: Context) -> list[Candidate]:
 
 def assess(context: Context, model: nn.Module, batch_size: int, label: str) -> Evaluation:
     """The task's metrics of a network on the validation split. The model moves to the run's device."""
+    split = context.data.val
+    batches = load(split, evaluation_orders(len(split), batch_size))
+    with context.progress.bar(label, len(split)) as advance:
+        return scored(context, model, batches, lambda n: advance(n))
+
+
+def scored(
+    context: Context, model: nn.Module, batches: Iterable[Batch], progress: Callable[[int], None] | None = None
+) -> Evaluation:
+    """The task's metrics of a network on batches. The model moves to the run's device; progress: as the task tells."""
     from lightning_fabric.utilities import move_data_to_device
 
-    split = context.data.val
-    model = model.to(context.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    batches = load(split, evaluation_orders(len(split), batch_size))
-    with context.progress.bar(label, len(split)) as advance, torch.no_grad():
-        ready = ((_ready(b.images, context.device), move_data_to_device(b.targets, context.device)) for b in batches)
-        return context.recipe.task.evaluate(model, ready, context.data.classes, lambda n: advance(n))
+    device = context.device
+    model = model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with torch.no_grad():
+        ready = ((_ready(b.images, device), move_data_to_device(b.targets, device)) for b in batches)
+        return context.recipe.task.evaluate(model, ready, context.data.classes, progress)
 
 
 def measure(

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 def foresee(context: Context) -> Foresight | None:
-    """The first later prune stage that starts from this stage's network; None where there is none, or it needs data."""
+    """The first later prune stage that starts from this stage's network; None where none does, or it looks at data."""
     stages = context.recipe.stages
     for number in range(len(context.earlier) + 1, len(stages)):
         stage = stages[number][1]
         if isinstance(stage, Prune) and find_start(stage.start, stages[:number]) == context.id:
             criterion = context.registry.make("criteria", stage.criterion)
-            return None if criterion.needs_gradients else Foresight(stage, context)
+            measured_first = criterion.needs_gradients or stage.sensitivity is not None
+            return None if measured_first else Foresight(stage, context)
     return None
 
 

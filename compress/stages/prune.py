@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..errors import CompressError, nearest
+from ..errors import nearest
 from ..graph.trace import trace
 from ..options import Uses
+from ..pruning import analysis
 from ..pruning.apply import Pruned, apply
-from ..pruning.calibration import Calibration
 from ..pruning.latency import LatencyTable, cut_to_latency, measure_layers
 from ..pruning.remap import compose
 from ..pruning.resources import RESOURCES
 from ..pruning.schedule import Round, schedule
 from ..pruning.selection import plan
-from ..training.loader import TrainingOrders, load
+from .calibration import calibrate, calibrate_criterion
 from .network import Network, keep, open_network
-from .stage import Context, Stage, start_mistakes
+from .sensitivity import NUMBERS, Sensitivity
+from .stage import Context, Stage, find_start, start_mistakes
 
 if TYPE_CHECKING:
     from ..graph.graph import DependencyGraph
@@ -31,29 +32,29 @@ if TYPE_CHECKING:
     from ..training.dataset import Data
     from ..training.progress import Progress
 
-BATCH = 16
-"""Images in a calibration batch."""
-
 
 class Prune(Stage):
     """Removes the units that matter least and verifies the result; nothing is trained.
 
-    How much goes is a `ratio` or budgets, which are all met: `keep_macs`, `keep_params` and `keep`.
+    How much goes is a `ratio` or budgets, which are all met: `keep_macs`, `keep_params` and `keep`; or what a
+    `sensitivity` stage found to be harmless.
 
     criterion: how much each unit matters. scope: whether units compete within their group (`local`), all with each
     other (`global`), or with those of groups that are built alike (`isomorphic`). ratio: the fraction of units removed,
     of each group for scope `local`, of all otherwise. keep_macs: multiply-adds that are left; up to 1 a fraction, above
     how many. keep_params: parameters likewise. keep: any of params, macs, bytes, activations and latency (in ms,
     measured on this device) likewise. ratios: patterns of group names, or `@residual` and `@inner` (groups that several
-    layers make, or one), to the ratio that they lose whatever the rest is asked. max_ratio: the largest fraction of any
-    other group that goes. round_to: resulting sizes are multiples of it; `auto` measures which multiple pays on this
-    device. min_keep: units left in each group. blocks: how many residual branches go as a whole, those that the
-    criterion scores lowest, alone or beside a ratio or budgets; `ranked` lets them compete with the channels.
-    compensate: gives back what the removed channels still added; `fold` puts it into the layers that follow. ignore:
-    patterns of group names that stay whole, beside what the policy keeps. heads: whether attention loses `whole` heads
-    or is cut `inside` all of them. groups: the same for grouped convolutions. calibration: batches of 16 training
-    images for a criterion or a compensation that looks at data. round: which of several rounds this stage is, that
-    reach the ratio or the fractions together, with training in between. of: how many rounds there are. schedule:
+    layers make, or one), to the ratio that they lose whatever the rest is asked. sensitivity: an earlier stage
+    `sensitivity` of the same network: each group that no pattern of `ratios` names loses the largest ratio that cost at
+    most `max_drop` there. max_drop: of the metric, measured on each group alone; see sensitivity. max_ratio: the
+    largest fraction of any other group that goes. round_to: resulting sizes are multiples of it; `auto` measures which
+    multiple pays on this device. min_keep: units left in each group. blocks: how many residual branches go as a whole,
+    those that the criterion scores lowest, alone or beside a ratio or budgets; `ranked` lets them compete with the
+    channels. compensate: gives back what the removed channels still added; `fold` puts it into the layers that follow.
+    ignore: patterns of group names that stay whole, beside what the policy keeps. heads: whether attention loses
+    `whole` heads or is cut `inside` all of them. groups: the same for grouped convolutions. calibration: batches of 16
+    training images for a criterion or a compensation that looks at data. round: which of several rounds this stage is,
+    that reach the ratio or the fractions together, with training in between. of: how many rounds there are. schedule:
     `polynomial` takes much in the first rounds and little in the last, `exponential` the same fraction of what is left
     in each. start: whose network to cut: `previous`, `fresh` or an earlier stage's id.
     """
@@ -61,7 +62,11 @@ class Prune(Stage):
     name = "prune"
     leaves_network: ClassVar[bool] = True
     role: ClassVar[str | None] = "pruned"
-    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (("ratio",), ("keep_macs", "keep_params", "keep"))
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("ratio",),
+        ("keep_macs", "keep_params", "keep"),
+        ("sensitivity", "max_drop"),
+    )
 
     criterion: Annotated[str | dict[str, Any], Uses("criteria")] = "l2"
     scope: Literal["local", "global", "isomorphic"] = "local"
@@ -70,6 +75,8 @@ class Prune(Stage):
     keep_params: Annotated[float, Field(gt=0)] | None = None
     keep: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
     ratios: dict[str, Annotated[float, Field(ge=0, lt=1)]] = field(default_factory=dict)
+    sensitivity: str | None = None
+    max_drop: Annotated[float, Field(ge=0)] | None = None
     max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     min_keep: Annotated[int, Field(ge=1)] = 1
@@ -91,10 +98,11 @@ class Prune(Stage):
         seen = None
         if given is not None and given.needs_batches:
             who = f"compensation {self.compensate}"
-            seen = self._calibrate(who, context.recipe, context.data, context.progress)
+            seen = calibrate(who, self.calibration, context.recipe, context.data, context.progress)
+        harmless = self._harmless(context)
 
         def cut(keep: Mapping[str, float], table: LatencyTable | None) -> Pruned:
-            chosen = self._plan(graph, context.recipe, context.data, keep, context.progress, table)
+            chosen = self._plan(graph, context.recipe, context.data, keep, context.progress, table, harmless)
             return apply(network.model, graph, chosen, compensate=given, calibration=seen)
 
         budgets = self._budgets()
@@ -112,10 +120,13 @@ class Prune(Stage):
         return trace(model, example, heads=self.heads, groups=self.groups, rules=registry.op_rules)
 
     def plan(self, graph: DependencyGraph, recipe: Recipe, data: Data, progress: Progress | None = None) -> Plan:
-        """What this stage would remove from the traced network; data: for a criterion that looks at some."""
+        """What this stage would remove from the traced network, where nothing has to be measured first.
+
+        data: for a criterion that looks at some.
+        """
         budgets, model = self._budgets(), graph.model
         table = measure_layers(model, graph) if "latency" in budgets and model is not None else None
-        return self._plan(graph, recipe, data, budgets, progress, table)
+        return self._plan(graph, recipe, data, budgets, progress, table, {})
 
     def _plan(
         self,
@@ -125,27 +136,32 @@ class Prune(Stage):
         budgets: Mapping[str, float],
         progress: Progress | None,
         table: LatencyTable | None,
+        harmless: Mapping[str, float],
     ) -> Plan:
         criterion = recipe.registry.make("criteria", self.criterion)
-        seen = None
-        if criterion.needs_gradients or criterion.needs_batches:
-            seen = self._calibrate(f"criterion {self.criterion}", recipe, data, progress, criterion.by_sample)
+        asked = 0.0 if self.sensitivity is not None else self.ratio
         return plan(
             graph,
             criterion=criterion,
-            ratio=None if self.ratio is None else self._round(self.ratio).ratio,
+            ratio=None if asked is None else self._round(asked).ratio,
             scope=self.scope,
             keep=budgets,
             latency=table,
-            ratios={glob: self._round(ratio).ratio for glob, ratio in self.ratios.items()},
+            ratios={glob: self._round(ratio).ratio for glob, ratio in {**harmless, **self.ratios}.items()},
             max_ratio=self.max_ratio,
             round_to=self.round_to,
             min_keep=self.min_keep,
             blocks=self.blocks,
             ignore=tuple(self.ignore),
             policy=recipe.policy,
-            calibration=seen,
+            calibration=calibrate_criterion(criterion, self.calibration, recipe, data, progress),
         )
+
+    def _harmless(self, context: Context) -> dict[str, float]:
+        """Group name -> the ratio that a stage found to cost no more than `max_drop`; {} where none is named."""
+        if self.sensitivity is None or self.max_drop is None:
+            return {}
+        return analysis.read(context.run / self.sensitivity / NUMBERS).tolerated(self.max_drop)
 
     def _budgets(self) -> dict[str, float]:
         """Resource -> what this stage leaves of it."""
@@ -157,32 +173,21 @@ class Prune(Stage):
         """What goes in this round, of a fraction that goes in all of them."""
         return schedule(ratio, self.of, self.schedule)[self.round - 1]
 
-    def _calibrate(
-        self, who: str, recipe: Recipe, data: Data, progress: Progress | None, by_sample: bool = False
-    ) -> Calibration:
-        """The training images that `who` - criterion or compensation - looks at."""
-        if not len(data.train):
-            raise CompressError(f"{who} looks at training images, and {data.name} has none")
-        size = 1 if by_sample else BATCH
-        orders = TrainingOrders(len(data.train), size, 1, recipe.seed, "calibration")
-        chosen = orders[: self.calibration * BATCH // size]
-        batches = load(data.train, chosen, seed=recipe.seed, stage="calibration")
-
-        def loss(model: nn.Module, batch: tuple[Tensor, Any]) -> Tensor:
-            return recipe.task.loss(model, *batch)["loss"]
-
-        return Calibration([(batch.images, batch.targets) for batch in batches], loss, progress)
-
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from start_mistakes(self.start, earlier)
-        given = [name for name in ("ratio", "keep_macs", "keep_params", "keep") if getattr(self, name)]
+        given = [name for name in ("ratio", "sensitivity", "keep_macs", "keep_params", "keep") if getattr(self, name)]
         counted = self.blocks not in (0, "ranked")
-        if (not given and not counted) or (self.ratio is not None and len(given) > 1):
+        if (not given and not counted) or (len(given) > 1 and given[0] in ("ratio", "sensitivity")):
             said = f"{' and '.join(given)} are given" if given else "nothing says how much goes"
             yield (
                 given[-1] if given else "uses",
-                f"{said}; give ratio, or budgets: keep_macs, keep_params, keep; or a number of blocks",
+                f"{said}; give ratio, or budgets: keep_macs, keep_params, keep; or sensitivity with max_drop; "
+                "or a number of blocks",
             )
+        if (self.sensitivity is None) is not (self.max_drop is None):
+            yield "max_drop" if self.sensitivity is None else "sensitivity", "give sensitivity and max_drop together"
+        if self.sensitivity is not None:
+            yield from self._sensitivity_mistakes(self.sensitivity, earlier)
         for name in sorted(self.keep):
             if name not in RESOURCES:
                 yield "keep", f"there is no resource '{name}' to keep{nearest(name, RESOURCES)}"
@@ -194,6 +199,20 @@ class Prune(Stage):
             value > 1 for value in (self.keep_macs or 0, self.keep_params or 0, *self.keep.values())
         ):
             yield "of", "several rounds need budgets that are fractions, up to 1"
+
+    def _sensitivity_mistakes(self, id: str, earlier: Sequence[tuple[str, Stage]]) -> Iterable[tuple[str, str]]:
+        stages = {name: (n, stage) for n, (name, stage) in enumerate(earlier) if isinstance(stage, Sensitivity)}
+        if id not in stages:
+            yield "sensitivity", f"no earlier stage '{id}' measures sensitivity{nearest(id, stages)}"
+            return
+        number, measured = stages[id]
+        valid = not list(start_mistakes(self.start, earlier))
+        theirs, mine = find_start(measured.start, earlier[:number]), find_start(self.start, earlier) if valid else None
+        if valid and theirs != mine:
+            yield "sensitivity", f"stage '{id}' measured the network of '{theirs}', and this one cuts that of '{mine}'"
+        for option in ("heads", "groups"):
+            if getattr(measured, option) != getattr(self, option):
+                yield option, f"stage '{id}' measured with {option}: {getattr(measured, option)}; both need the same"
 
 
 def facts(model: nn.Module, pruned: Pruned, graph: DependencyGraph) -> dict[str, Any]:

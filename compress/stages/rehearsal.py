@@ -16,7 +16,7 @@ from ..training.progress import Progress
 from .network import build
 from .prune import Prune
 from .stage import Context
-from .training import Training
+from .training import Finetune, Training
 
 if TYPE_CHECKING:
     from ..pruning.plan import Plan
@@ -38,7 +38,8 @@ class Rehearsed:
 class Rehearsal:
     """The untrained network, its graph with the policy's groups frozen, and what each prune stage would remove.
 
-    A second prune stage is rehearsed on the whole network, as if it were the first.
+    A second prune stage is rehearsed on the whole network, as if it were the first. One whose ratios are measured by
+    the run is left out.
     """
 
     model: nn.Module
@@ -60,8 +61,8 @@ def warn(data: Data) -> tuple[str, ...]:
 def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
     """Build, trace, ask the policy and plan; nothing is trained or cut.
 
-    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, or a stage
-    trains and there are no images for it.
+    Raises CompressError where a selector matches nothing, a budget cannot be met, a network cannot be built, a
+    distillation cannot compare such networks, or a stage trains and there are no images for it.
     """
     trained = next((id_ for id_, stage in recipe.stages if isinstance(stage, Training)), None)
     if trained is not None and not len(data.train):
@@ -75,6 +76,9 @@ def rehearse(recipe: Recipe, data: Data) -> Rehearsal:
         if isinstance(stage, Prune):
             whole = stage.trace(model, example, recipe.registry)
             plan = stage.plan(whole, recipe, data)
-            cuts.append(Rehearsed(id_, plan, whole.cost(), whole.cost(plan)))
+            if stage.sensitivity is None:  # else what goes is measured first
+                cuts.append(Rehearsed(id_, plan, whole.cost(), whole.cost(plan)))
+        if isinstance(stage, Finetune):
+            stage.try_out(model, data, recipe.registry)
     graph = graph.freeze({name: Frozen(reason, by="policy") for name, reason in kept.items()})
     return Rehearsal(model, graph, tuple(cuts))

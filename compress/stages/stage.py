@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -103,3 +103,15 @@ def find_start(start: str, earlier: Sequence[tuple[str, Stage]]) -> str | None:
     if start == "previous":
         return next((id for id, stage in reversed(earlier) if stage.leaves_network), None)
     return None if start == "fresh" else start
+
+
+def ancestors(start: str, earlier: Sequence[tuple[str, Stage]]) -> Iterator[str]:
+    """The id of the stage whose network `start` names, of the one that this stage started from, and so on.
+
+    Raises CompressError as `find_start`.
+    """
+    id, names = find_start(start, earlier), [name for name, _ in earlier]
+    while id is not None:
+        yield id
+        number = names.index(id)
+        id = find_start(getattr(earlier[number][1], "start", "previous"), earlier[:number])

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import torch
 from torch import nn, optim
 
-from ..errors import CompressError
+from ..errors import CompressError, nearest
 from ..graph.trace import trace
 from ..options import Uses
+from ..pruning.points import Kept
+from ..pruning.replay import copy_with
 from ..training import processes
+from ..training.distiller import Distiller, make_distillations
 from ..training.loop import BEST, CHECKPOINT, Job, train
 from ..training.optim import Settings
 from ..training.regularizers import Attached, Regularizer
 from .evaluation import assess
 from .foresight import Foresight, foresee
-from .network import Network, keep, open_network
-from .stage import Context, Stage, start_mistakes
+from .network import Network, build, keep, open_network, read
+from .prune import Prune
+from .stage import Context, Stage, ancestors, start_mistakes
 
 if TYPE_CHECKING:
     from ..registry import Registry
+    from ..training.dataset import Data
+    from ..training.distillation import Distillation
+
+
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What Lightning Fabric casts to inside a network's forward."""
 
 
 class Training(Settings, Stage):
@@ -57,6 +69,7 @@ class Training(Settings, Stage):
                 device=context.device,
                 workers=0 if context.device == "cpu" else min(8, (os.cpu_count() or 2) - 1),
                 attach=self.attaching(context),
+                distiller=self.distilling(context, network),
                 foresee=self.foreseeing(context),
                 validate=validate,
                 epoch_finished=epoch_finished,
@@ -75,6 +88,10 @@ class Training(Settings, Stage):
 
     def foreseeing(self, context: Context) -> Foresight | None:
         """What says how large the network would be if it were pruned now; None says nothing."""
+        return None
+
+    def distilling(self, context: Context, network: Network) -> Distiller | None:
+        """What adds a teacher's lessons to the task's loss; None trains without."""
         return None
 
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
@@ -143,7 +160,59 @@ class Sparsify(Training):
 
 
 class Finetune(Training):
-    """Training of a network that was cut, to get back what the cut cost."""
+    """Training of a network that was cut, to get back what the cut cost; from a teacher too, where one is named.
+
+    teacher: an earlier stage whose network the student shall take after, beside its task: the baseline, or the network
+    before the cut; null for none. What modules return can be taken over from a network alone that the student's was cut
+    from: others have other channels. distill: what it takes over; one distillation or several.
+    """
 
     name = "finetune"
     role: ClassVar[str | None] = "finetuned"
+
+    teacher: str | None = None
+    distill: Annotated[str | dict[str, Any] | list[str | dict[str, Any]], Uses("distillations")] = "logits"
+
+    def distilling(self, context: Context, network: Network) -> Distiller | None:
+        if self.teacher is None:
+            return None
+        distillations, teacher, kept = self.made(context.registry), read(context, self.teacher), None
+        if any(each.watches() for each in distillations):
+            cuts = [stage for _, stage in context.earlier if isinstance(stage, Prune)]
+            cutting, whole = (cuts or [Prune()])[-1], build(context)
+            kept = Kept(cutting.trace(whole, context.example(), context.registry), network.edits, teacher.edits)
+        model = teacher.model
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Distiller(network.model, model, distillations, kept=kept, autocast=AUTOCAST.get(self.precision))
+
+    def made(self, registry: Registry) -> tuple[Distillation, ...]:
+        """The distillations. Raises CompressError where their options do not fit."""
+        return make_distillations(self.distill, partial(registry.make, "distillations"))
+
+    def try_out(self, model: nn.Module, data: Data, registry: Registry) -> None:
+        """One lesson of a network by itself. Raises CompressError where its answers are not what is to be compared."""
+        if self.teacher is None:
+            return
+        student = copy_with(model, {})
+        distiller = Distiller(student, student, self.made(registry))
+        images, targets = data.train.collate([data.train.sample(0, None)])
+        with torch.no_grad(), distiller.watch() as lesson:
+            student(images)
+            lesson.losses(targets)
+
+    def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
+        yield from super().mistakes(earlier, registry)
+        left = [id for id, stage in earlier if stage.leaves_network]
+        if self.teacher is not None and self.teacher not in left:
+            yield "teacher", f"no earlier stage '{self.teacher}' leaves a network{nearest(self.teacher, left)}"
+        if self.teacher is None and self.distill != Finetune.distill:
+            yield "distill", "there is nobody to learn from; name an earlier stage as `teacher`"
+        if self.teacher is None or not any(each.watches() for each in self.made(registry)):
+            return
+        valid = self.teacher in left and not list(start_mistakes(self.start, earlier))
+        if valid and self.teacher not in (found := list(ancestors(self.start, earlier))):
+            come = f"come from {' and '.join(map(repr, found)) or 'nowhere else'}"
+            yield "teacher", f"the channels of this stage's network {come}; those of '{self.teacher}' are others"
+        if self.compile:
+            yield "compile", "what modules return is not to be had of a compiled network; leave one of them out"

@@ -12,6 +12,7 @@ from .data import check_dataset, check_task
 from .networks import check_architecture, check_exporter, small_network
 from .options import Unfit, check_plugin
 from .selection import check_compensation, check_criterion, check_policy, check_regularizer
+from .teaching import check_distillation
 
 __all__ = [
     "Unfit",
@@ -19,6 +20,7 @@ __all__ = [
     "check_compensation",
     "check_criterion",
     "check_dataset",
+    "check_distillation",
     "check_exporter",
     "check_plugin",
     "check_policy",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from ..graph.graph import Cost
+    from .distiller import Distiller
 
 LOG_EVERY = 10  # steps between two lines of metrics
 CHECKPOINT = "checkpoint.safetensors"
@@ -42,10 +44,10 @@ class Job:
     """All that decides what training does, and who wants to hear of it.
 
     stage: its name, part of where randomness comes from. folder: gets checkpoint and metrics. workers: processes that
-    make batches, 0 for a thread. attach: hooks a regularizer to the optimizer. foresee: what would be left of a network
-    if it were pruned now, None where that is unknown. validate: a network -> its metrics, the task's headline among
-    them. epoch_finished: told each epoch (from 1) and its metrics. Under torchrun only the first process writes,
-    validates and tells.
+    make batches, 0 for a thread. attach: hooks a regularizer to the optimizer. distiller: of `model`; adds what it
+    learns from a teacher to the task's loss. foresee: what would be left of a network if it were pruned now, None where
+    that is unknown. validate: a network -> its metrics, the task's headline among them. epoch_finished: told each epoch
+    (from 1) and its metrics. Under torchrun only the first process writes, validates and tells.
     """
 
     stage: str
@@ -58,6 +60,7 @@ class Job:
     device: str = "cpu"
     workers: int = 0
     attach: Callable[[nn.Module, optim.Optimizer], Attached] | None = None
+    distiller: Distiller | None = None
     foresee: Callable[[nn.Module], Cost | None] | None = None
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     epoch_finished: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None
@@ -122,7 +125,7 @@ def _run(job: Job, fabric: Fabric, trainee: _Trainee) -> Standing:
         precision.load_state_dict(dict(standing.scaler))
     if isinstance(attached, Recorded) and leads:
         attached.observe(job.folder / "gamma", standing.step)
-    orders = _orders(job)
+    orders, learn = _orders(job), partial(job.distiller.loss, job.task) if job.distiller else job.task.loss
     steps, total = orders.steps, orders.steps * settings.epochs
     wrapped, stepper = fabric.setup(compiled(model, job.device) if settings.compile else model, optimizer)
     first = standing.step * settings.accumulate
@@ -144,7 +147,7 @@ def _run(job: Job, fabric: Fabric, trainee: _Trainee) -> Standing:
                     attached.begin(step - 1, total)
                 torch.manual_seed(step_seed(job.seed, job.stage, step, processes.rank()))
                 try:
-                    losses = take_step(fabric, wrapped, stepper, job.task, settings, parts)
+                    losses = take_step(fabric, wrapped, stepper, learn, settings, parts)
                 except TrainingError as problem:
                     raise explained(problem, job.stage, step, parts, settings, saved) from None
                 if average:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,10 +16,12 @@ from ..errors import CompressError
 from . import processes
 from .loader import Batch
 from .optim import Settings
-from .task import Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+Loss = Callable[[Any, Tensor, Any], Mapping[str, Tensor]]
 
 
 class TrainingError(CompressError):
@@ -62,13 +64,14 @@ def compiled(model: nn.Module, device: str) -> nn.Module:
 
 
 def take_step(
-    fabric: Fabric, model: Any, optimizer: Any, task: Task, settings: Settings, batches: Sequence[Batch]
+    fabric: Fabric, model: Any, optimizer: Any, loss: Loss, settings: Settings, batches: Sequence[Batch]
 ) -> dict[str, float]:
     """Descend on the mean loss of batches that pass the network one after the other; the losses before the step.
 
     With several processes, of the batches of all: gradient and losses are the mean over them too. model, optimizer: as
-    `fabric.setup` wrapped them. Raises TrainingError where loss or gradient is not finite; the weights are as they were
-    then.
+    `fabric.setup` wrapped them. loss: (model, images, targets) -> {"loss": to descend, other names: its parts}.
+
+    Raises TrainingError where loss or gradient is not finite; the weights are as they were then.
     """
     model.train()
     parts = []
@@ -77,9 +80,9 @@ def take_step(
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with fabric.no_backward_sync(model, enabled=number < len(batches)):
-            losses = task.loss(model, images, targets)
+            losses = loss(model, images, targets)
             fabric.backward(losses["loss"] / len(batches))
-        parts.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        parts.append(torch.stack([value.detach().float() for value in losses.values()]))
     mean = torch.stack(parts).mean(0)  # (batches, losses) -> (losses,)
     if fabric.world_size > 1:
         mean = cast(Tensor, fabric.all_reduce(mean, reduce_op="mean"))

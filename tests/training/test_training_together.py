@@ -53,7 +53,7 @@ def test_two_processes_took_part(trained):
     assert [np.load(trained / f"done-{rank}.npy").tolist() for rank in range(2)] == [[2], [2]]
 
 
-@pytest.mark.parametrize("name", ["calm", "average", "norms", "idle"])
+@pytest.mark.parametrize("name", ["calm", "average", "norms", "taught", "idle"])
 def test_parameters_are_the_same_in_both_processes(trained, name):
     first, second = (load_file(trained / f"{name}-{rank}.safetensors") for rank in range(2))
     own = [n for n in first if "running" not in n and "batches" not in n]  # norm statistics are each process's own
@@ -63,8 +63,9 @@ def test_parameters_are_the_same_in_both_processes(trained, name):
 
 def test_one_process_over_the_same_parts_ends_the_same(trained, tmp_path):
     """Norms in eval mode. One process takes the parts of both one after the other: accumulate 2."""
-    for name, average in (("calm", None), ("average", 0.5)):
-        alone = train(together.job(tmp_path, name, accumulate=2, ema=average)).state_dict()
+    for name in ("calm", "average", "taught"):
+        make = together.taught if name == "taught" else together.job
+        alone = train(make(tmp_path, name, accumulate=2, ema=0.5 if name == "average" else None)).state_dict()
         for key, tensor in load_file(trained / f"{name}-0.safetensors").items():
             torch.testing.assert_close(tensor, alone[key], rtol=1e-4, atol=1e-6)
         lines = [line for line in read(trained / name) if line["kind"] == "epoch"]
@@ -80,7 +81,7 @@ def test_ctrl_c_in_one_process_stops_both_and_the_end_is_the_same(trained):
 
 
 def test_only_the_first_process_writes(trained):
-    for name in ("calm", "average", "norms", "idle"):
+    for name in ("calm", "average", "norms", "taught", "idle"):
         assert len(list((trained / name).glob("events.*"))) == 1
         assert [line["epoch"] for line in read(trained / name) if line["kind"] == "epoch"] == [1, 2]
         assert (trained / name / METRICS).read_text().count('"kind": "step"') == 1

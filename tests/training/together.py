@@ -15,6 +15,7 @@ import toy
 from compress_plugins.network_slimming import NetworkSlimming
 from torch import nn, optim
 
+from compress import Distiller, Kept, apply, plan
 from compress.graph.trace import trace
 from compress.training import processes
 from compress.training.checkpoint import write_tensors
@@ -51,6 +52,17 @@ def job(folder: Path, stage: str, calm: bool = True, **settings: Any) -> Job:
     return Job(stage, given, data.train, toy.ToyTask(), Settings(**options), 0, folder / stage, progress=quiet)
 
 
+def taught(folder: Path, stage: str, **settings: Any) -> Job:
+    """Half of a network, which learns from the whole."""
+    plain = job(folder, stage, calm=False, **settings)
+    graph = trace(plain.model, torch.zeros(1, 3, toy.SIZE, toy.SIZE))
+    pruned = apply(plain.model, graph, plan(graph, "l1", 0.5))
+    both = ["logits", {"uses": "features", "points": ["inner"]}]
+    student = toy.Calm(pruned.model)
+    distiller = Distiller(pruned.model, plain.model, both, kept=Kept(graph, pruned.edits))
+    return replace(plain, model=student, distiller=distiller)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     processes.join("cpu")
@@ -59,6 +71,7 @@ def main(folder: Path) -> None:
         "calm": job(folder, "calm"),
         "average": job(folder, "average", ema=0.5),
         "norms": job(folder, "norms", calm=False, accumulate=2),
+        "taught": taught(folder, "taught"),
         "idle": replace(job(folder, "idle", momentum=0.5), task=Idle(), attach=shrinking(0.2)),
     }
     for name, each in jobs.items():

@@ -1,13 +1,21 @@
-"""YOLOv3: what its heads are trained for, and which of its channels stay."""
+"""YOLOv3: what its heads are trained for, what they learn from a teacher, and which of its channels stay."""
 
 from collections.abc import Sequence
 
-from compress import GroupPolicy, Task, hookimpl
+from compress import Distillation, GroupPolicy, Task, hookimpl
 
+from .distillation import Detector
 from .policy import ShortcutPolicy
 from .task import YOLOv3
 
-__all__ = ["ShortcutPolicy", "YOLOv3", "compress_register_group_policies", "compress_register_tasks"]
+__all__ = [
+    "Detector",
+    "ShortcutPolicy",
+    "YOLOv3",
+    "compress_register_distillations",
+    "compress_register_group_policies",
+    "compress_register_tasks",
+]
 
 
 @hookimpl
@@ -20,3 +28,9 @@ def compress_register_tasks() -> Sequence[type[Task]]:
 def compress_register_group_policies() -> Sequence[type[GroupPolicy]]:
     """The policy on shortcuts and routes."""
     return [ShortcutPolicy]
+
+
+@hookimpl
+def compress_register_distillations() -> Sequence[type[Distillation]]:
+    """What a detector learns from another."""
+    return [Detector]
