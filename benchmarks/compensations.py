@@ -4,12 +4,13 @@
     python benchmarks/compensations.py measure runs/NAME --stage sparse             # a network that a run has trained
     python benchmarks/compensations.py show                                         # tables; --picture FILE draws them
 
-Each network is cut to several budgets of multiply-adds by two criteria, scope `global`, what the recipe's policy keeps
-left alone; then once more with every compensation. `fold-exact` keeps channels, so it is asked for a smaller budget until it
-meets the same one. Beside them stands Torch-Pruning's BNScalePruner on the same weights, its ratio chosen by bisection so
-that it meets the same budget, once as it comes and once without its normaliser, which leaves |gamma| as it is.
-mAP@0.5 on the validation images as `compress eval` scores it. A compensation that looks at data sees training images;
-where there are none, it sees one half of the validation images and is scored on the other, and the other way round.
+Each network is cut to several budgets of multiply-adds by two criteria, scope `global`, once with nothing given back
+and once with every compensation; what the recipe's policy keeps is left alone. `fold-exact` keeps channels, so it is
+asked for a smaller budget until it meets the same one. Beside them stands Torch-Pruning's BNScalePruner on the same
+weights, its ratio found by bisection so that it meets the same budget: as it comes, and without its normaliser, which
+leaves |gamma| as it is. mAP@0.5 on the validation images as `compress eval` scores it. A compensation that looks at
+data sees training images; where there are none, it sees one half of the validation images and is scored on the other
+half, and the other way round.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from trained import Trained, of_files, of_run
 import compress
 from compress import CompressError, DependencyGraph
 from compress.plugins import installed
-from compress.training.loader import Order, TrainingOrders, evaluation_orders, load
+from compress.training.loader import Order, TrainingOrders, load
 
 CRITERIA = ("bn-gamma", "lamp")
 NONE, PEER = "none", "Torch-Pruning"
 PEERS = {PEER: {}, f"{PEER}, |gamma| as it is": {"normalizer": None}}
 BATCH, BATCHES = 16, 8
 """Images in a calibration batch, and how many batches there are at most."""
-TRIES, HALVINGS = 10, 10
+TRIES, HALVINGS = 10, 8
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Subject:
         return [Fold(self._images(other), part) for part, other in (parts, parts[::-1])]
 
     def _images(self, numbers: range) -> list[torch.Tensor]:
-        orders = [Order(None, tuple(numbers[k : k + BATCH])) for k in range(0, min(len(numbers), BATCH * BATCHES), BATCH)]
-        return [batch.images for batch in load(self.trained.data.val, orders)]
+        chosen = numbers[: BATCH * BATCHES]
+        return [batch.images for batch in load(self.trained.data.val, in_order(chosen))]
 
     def score(self, models: Sequence[nn.Module]) -> dict[str, Any]:
         """mAP@0.5 of the detections of all folds together, each by its own network; and of each subset."""
@@ -83,8 +84,7 @@ class Subject:
         found, truths = [], []
         for model, fold in zip(models, self.folds, strict=True):
             model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            orders = [Order(None, tuple(fold.scored[i] for i in o.indices)) for o in evaluation_orders(len(fold.scored), BATCH)]
-            for batch in load(data.val, orders):
+            for batch in load(data.val, in_order(fold.scored)):
                 found += task.detect(model, batch.images.contiguous(memory_format=torch.channels_last))
                 truths += batch.targets
         subsets = tuple(sorted({truth["subset"] for truth in truths if truth.get("subset")}))
@@ -139,6 +139,11 @@ class Subject:
         if best is None:
             raise CompressError(f"{keep:.0%} of the multiply-adds cannot be met")
         return [best[0]] * len(self.folds), best[1]
+
+
+def in_order(numbers: range) -> list[Order]:
+    """Batches of these images, as they are."""
+    return [Order(None, tuple(numbers[k : k + BATCH])) for k in range(0, len(numbers), BATCH)]
 
 
 def questions(keeps: Sequence[float]) -> Iterator[Row]:

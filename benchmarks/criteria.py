@@ -4,11 +4,11 @@
     python benchmarks/criteria.py measure yolov3_tiny_hand data.root=../my-hands --keep 0.5
     python benchmarks/criteria.py show                         # tables; --picture FILE draws them
 
-For each seed, the recipe's `train` stage makes a network. Each criterion cuts it to the same multiply-adds, with nothing
-given back; the recipe's `finetune` stage, the same for all, trains what is left. Data for a criterion are the 128
-training images that a recipe's prune stage would show it. Scope `local` takes the same number of channels from every
-group whatever the criterion, so that only the order within a group counts. Under `global`, with scores divided by their
-group's mean (`bn-gamma` and `lamp`, which are made for it, are left as they are), criteria also say from where.
+For each seed, the recipe's `train` stage makes a network. Each criterion cuts it to the same multiply-adds, with
+nothing given back; the recipe's `finetune` stage, the same for all, trains what is left. Data for a criterion are the
+128 training images that a recipe's prune stage would show it. Scope `local` takes the same number of channels from
+every group whatever the criterion, so that only the order within a group counts. Under `global`, with scores divided by
+their group's mean (`bn-gamma` and `lamp`, which are made for it, are left as they are), criteria also say from where.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def compensation_picture(rows: Sequence[Row], file: Path) -> None:
 
 
 def criteria_picture(rows: Sequence[Row], file: Path) -> None:
-    """A panel a recipe, scope and budget: a line a criterion, hollow before and full after fine-tuning, with the spread."""
+    """A panel a recipe, scope and budget: a line a criterion; hollow before, full after fine-tuning."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -157,10 +157,8 @@ def criteria_picture(rows: Sequence[Row], file: Path) -> None:
                 values = [row[key] for row in find_rows(here, {"criterion": name})]
                 panel.plot([min(values), max(values)], [height, height], color="C0", alpha=0.5 if fill == "none" else 1)
                 panel.plot(sum(values) / len(values), height, "o", markerfacecolor=fill, color="C0", markersize=5)
-        for key, style in (("before", "-"), ("after", ":")):
-            whole = average(find_rows(rows, {"recipe": recipe, "criterion": WHOLE}), key)
-            if key == "before":
-                panel.axvline(whole, color="grey", linestyle=style, linewidth=1)
+        whole = average(find_rows(rows, {"recipe": recipe, "criterion": WHOLE}), "before")
+        panel.axvline(whole, color="grey", linewidth=1)
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.set_title(f"{recipe}, scope {scope}, {keep:.0%} of the multiply-adds left", fontsize=10)
         panel.grid(axis="x", alpha=0.3)

@@ -91,7 +91,9 @@ def test_what_was_asked_holds_in_the_cut_network(number):
             continue
         assert size % question["round_to"] == 0 and size >= question["min_keep"]
         assert group.size - size <= question["max_ratio"] * group.size + 1e-9
-        assert "keep" in question or question["scope"] != "local" or size >= np.floor((1 - question["ratio"]) * group.size)
+        assert (
+            "keep" in question or question["scope"] != "local" or size >= np.floor((1 - question["ratio"]) * group.size)
+        )
     before, after = counted(model, inputs), counted(pruned.model, inputs)
     biases = sum(p.numel() for name, p in pruned.model.named_parameters() if name not in dict(model.named_parameters()))
     after["params"] -= biases  # made by a compensation where a layer had none
