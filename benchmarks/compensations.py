@@ -4,7 +4,7 @@
     python benchmarks/compensations.py measure runs/NAME --stage sparse             # a network that a run has trained
     python benchmarks/compensations.py show                                         # tables; --picture FILE draws them
 
-Each network is cut to several budgets of multiply-adds by two criteria, scope `global`, once with nothing given back
+Each network is cut to several budgets of multiply-adds by each criterion, scope `global`, once with nothing given back
 and once with every compensation; what the recipe's policy keeps is left alone. `fold-exact` keeps channels, so it is
 asked for a smaller budget until it meets the same one. Beside them stands Torch-Pruning's BNScalePruner on the same
 weights, its ratio found by bisection so that it meets the same budget: as it comes, and without its normaliser, which
@@ -36,8 +36,7 @@ from compress import CompressError, DependencyGraph
 from compress.plugins import installed
 from compress.training.loader import Order, TrainingOrders, load
 
-CRITERIA = ("bn-gamma", "lamp")
-NONE, PEER = "none", "Torch-Pruning"
+NONE, PEER, OF_PEER = "none", "Torch-Pruning", "bn-gamma"
 PEERS = {PEER: {}, f"{PEER}, |gamma| as it is": {"normalizer": None}}
 BATCH, BATCHES = 16, 8
 """Images in a calibration batch, and how many batches there are at most."""
@@ -146,23 +145,23 @@ def in_order(numbers: range) -> list[Order]:
     return [Order(None, tuple(numbers[k : k + BATCH])) for k in range(0, len(numbers), BATCH)]
 
 
-def questions(keeps: Sequence[float]) -> Iterator[Row]:
+def questions(criteria: Sequence[str], keeps: Sequence[float]) -> Iterator[Row]:
     """What is asked of one network, budget by budget."""
     for keep in keeps:
-        for criterion in CRITERIA:
-            for compensation in (NONE, *installed().compensations):
+        for criterion in criteria:
+            peers = PEERS if criterion == OF_PEER else {}
+            for compensation in (NONE, *installed().compensations, *peers):
                 yield {"criterion": criterion, "compensation": compensation, "keep": keep}
-        yield from ({"criterion": "bn-gamma", "compensation": peer, "keep": keep} for peer in PEERS)
 
 
-def measure(trained: Trained, keeps: Sequence[float], file: Path) -> None:
+def measure(trained: Trained, criteria: Sequence[str], keeps: Sequence[float], file: Path) -> None:
     """Answer what has no answer yet, one row at a time."""
     subject = Subject(trained)
     whole = {"network": trained.name, "compensation": "whole", "keep": 1.0}
     if not find_rows(read_rows(file), whole):
         cost = subject.graph.cost()
         add_row(file, {**whole, "macs": cost.macs, **subject.score([trained.model] * len(subject.folds))})
-    for question in questions(keeps):
+    for question in questions(criteria, keeps):
         question = {"network": trained.name, **question}
         if find_rows(read_rows(file), question):
             continue
@@ -197,6 +196,7 @@ def main() -> int:
     measuring.add_argument("--data", type=Path, help="the images to score a cfg on")
     measuring.add_argument("--stage", default="sparse", help="the stage of a run whose network to cut")
     measuring.add_argument("--keep", type=float, nargs="+", default=[0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    measuring.add_argument("--criteria", nargs="+", default=["bn-gamma", "lamp"], help="what chooses the channels")
     measuring.set_defaults(do=measure_one)
     showing = commands.add_parser("show", help="print the tables")
     showing.add_argument("--picture", type=Path, help="PNG file to draw")
@@ -218,7 +218,7 @@ def measure_one(options: argparse.Namespace) -> None:
         raise CompressError(f"{options.network}: say what to score it on: --data DIR")
     else:
         trained = of_files(options.network, options.data, options.settings)
-    measure(trained, options.keep, options.results / "compensations.json")
+    measure(trained, options.criteria, options.keep, options.results / "compensations.json")
 
 
 def show(options: argparse.Namespace) -> None:
