@@ -2,7 +2,7 @@
 
     python benchmarks/compensations.py measure NET.cfg --data DIR data.names=FILE   # NET.weights lies beside it
     python benchmarks/compensations.py measure runs/NAME --stage sparse             # a network that a run has trained
-    python benchmarks/compensations.py show                                         # tables; --picture FILE draws them
+    python benchmarks/compensations.py write                                        # docs/comparisons.md
 
 Each network is cut to several budgets of multiply-adds by each criterion, scope `global`, once with nothing given back
 and once with every compensation; what the recipe's policy keeps is left alone. `fold-exact` keeps channels, so it is
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch_pruning
 from compress_plugins.detection import score_detections
-from kept import RESULTS, Row, add_row, find_rows, read_rows
+from kept import PAGE, RESULTS, Row, add_row, find_rows, read_rows
 from torch import nn
 from trained import Trained, of_files, of_run
 
@@ -198,9 +198,8 @@ def main() -> int:
     measuring.add_argument("--keep", type=float, nargs="+", default=[0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
     measuring.add_argument("--criteria", nargs="+", default=["bn-gamma", "lamp"], help="what chooses the channels")
     measuring.set_defaults(do=measure_one)
-    showing = commands.add_parser("show", help="print the tables")
-    showing.add_argument("--picture", type=Path, help="PNG file to draw")
-    showing.set_defaults(do=show)
+    writing = commands.add_parser("write", help="put the tables and the picture on docs/comparisons.md")
+    writing.set_defaults(do=write)
     options = parser.parse_args()
     try:
         options.do(options)
@@ -221,15 +220,14 @@ def measure_one(options: argparse.Namespace) -> None:
     measure(trained, options.criteria, options.keep, options.results / "compensations.json")
 
 
-def show(options: argparse.Namespace) -> None:
-    from tables import compensation_picture, compensation_tables
+def write(options: argparse.Namespace) -> None:
+    from tables import compensation_picture, compensation_tables, put_on_page
 
     rows = read_rows(options.results / "compensations.json")
     if not rows:
         raise CompressError(f"{options.results}: nothing was measured yet; `compensations.py measure` does")
-    print(compensation_tables(rows))
-    if options.picture:
-        compensation_picture(rows, options.picture)
+    put_on_page("compensations", compensation_tables(rows))
+    compensation_picture(rows, PAGE.parent / "images" / "compensations.png")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/criteria.py measure digits --keep 0.3 0.1
     python benchmarks/criteria.py measure yolov3_tiny_hand data.root=../my-hands --keep 0.5
-    python benchmarks/criteria.py show                         # tables; --picture FILE draws them
+    python benchmarks/criteria.py write                        # docs/comparisons.md
 
 For each seed, the recipe's `train` stage makes a network. Each criterion cuts it to the same multiply-adds, with
 nothing given back; the recipe's `finetune` stage, the same for all, trains what is left. Data for a criterion are the
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kept import RESULTS, Row, add_row, find_rows, read_rows
+from kept import PAGE, RESULTS, Row, add_row, find_rows, read_rows
 from torch import nn
 from trained import context_of, quiet
 
@@ -162,9 +162,8 @@ def main() -> int:
     measuring.add_argument("--scope", nargs="+", default=["local", "global"], choices=["local", "global"])
     measuring.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     measuring.set_defaults(do=measure_recipe)
-    showing = commands.add_parser("show", help="print the tables")
-    showing.add_argument("--picture", type=Path, help="PNG file to draw")
-    showing.set_defaults(do=show)
+    writing = commands.add_parser("write", help="put the tables and the picture on docs/comparisons.md")
+    writing.set_defaults(do=write)
     options = parser.parse_args()
     try:
         options.do(options)
@@ -184,15 +183,14 @@ def measure_recipe(options: argparse.Namespace) -> None:
             measure(subject, asked, options.results / "criteria.json")
 
 
-def show(options: argparse.Namespace) -> None:
-    from tables import criteria_picture, criteria_tables
+def write(options: argparse.Namespace) -> None:
+    from tables import criteria_picture, criteria_tables, put_on_page
 
     rows = read_rows(options.results / "criteria.json")
     if not rows:
         raise CompressError(f"{options.results}: nothing was measured yet; `criteria.py measure` does")
-    print(criteria_tables(rows))
-    if options.picture:
-        criteria_picture(rows, options.picture)
+    put_on_page("criteria", criteria_tables(rows))
+    criteria_picture(rows, PAGE.parent / "images" / "criteria.png")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from compress.files import write_json
 Row = dict[str, Any]
 """What was asked and what came out, plain JSON values; `failed` says why nothing came out."""
 
-RESULTS = Path(__file__).parents[1] / "build" / "comparisons"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "build" / "comparisons"
 """Where results are kept unless told otherwise."""
+PAGE = ROOT / "docs" / "comparisons.md"
 
 
 def read_rows(file: Path) -> list[Row]:

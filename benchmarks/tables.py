@@ -6,11 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kept import Row, find_rows, spread
+from kept import PAGE, Row, find_rows, spread
+
+from compress import CompressError
 
 WHOLE = "whole"
 DRAWN = "bn-gamma"
 """The criterion whose compensations are drawn."""
+
+
+def put_on_page(kind: str, tables: str) -> None:
+    """Replace what stands on the page between the two marks of a kind."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, opening, rest = page.partition(f"<!-- {kind}: made by benchmarks/{kind}.py write -->\n")
+    _, closing, after = rest.partition(f"<!-- end of {kind} -->\n")
+    if not (opening and closing):
+        raise CompressError(f"{PAGE}: the marks around the tables of {kind} are missing")
+    PAGE.write_text(f"{before}{opening}\n{tables.rstrip()}\n\n{closing}{after}", encoding="utf-8")
 
 
 def compensation_tables(rows: Sequence[Row]) -> str:
