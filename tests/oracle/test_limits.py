@@ -78,7 +78,9 @@ def asked(rng: random.Random) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("number", range(2 * len(CRITERIA)))
+@pytest.mark.parametrize(
+    "number", [*range(len(CRITERIA)), *(pytest.param(n, marks=pytest.mark.slow) for n in range(len(CRITERIA), 300))]
+)
 def test_what_was_asked_holds_in_the_cut_network(number):
     """Budgets, multiples, minimums and maximums; whichever criterion chose, and whatever was given back."""
     seed = 6000 + number
