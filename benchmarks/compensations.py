@@ -37,7 +37,7 @@ from compress.plugins import installed
 from compress.training.loader import Order, TrainingOrders, load
 
 NONE, PEER, OF_PEER = "none", "Torch-Pruning", "bn-gamma"
-PEERS = {PEER: {}, f"{PEER}, |gamma| as it is": {"normalizer": None}}
+PEERS = {PEER: {}, f"{PEER}, no normaliser": {"normalizer": None}}
 BATCH, BATCHES = 16, 8
 """Images in a calibration batch, and how many batches there are at most."""
 TRIES, HALVINGS = 10, 8

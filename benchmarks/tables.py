@@ -145,7 +145,7 @@ def compensation_picture(rows: Sequence[Row], file: Path) -> None:
     figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0.12, 1, 1))
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90)
+    figure.savefig(file, dpi=90, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -176,5 +176,5 @@ def criteria_picture(rows: Sequence[Row], file: Path) -> None:
         panel.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=80, bbox_inches="tight")
     pyplot.close(figure)
