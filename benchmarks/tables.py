@@ -89,19 +89,21 @@ def criteria_tables(rows: Sequence[Row]) -> str:
             for keep in sorted({row["keep"] for row in cut}, reverse=True):
                 here = find_rows(cut, {"scope": scope, "keep": keep})
                 if here:
-                    parts += [f"Scope `{scope}`, {keep:.0%} of the multiply-adds left:\n", criteria_table(here)]
+                    parts += [f"Scope `{scope}`, {keep:.0%} of the multiply-adds left:\n", criteria_table(here, seeds)]
                     parts += failures(here, ("criterion",), "seed")
     return "\n".join(parts)
 
 
-def criteria_table(rows: Sequence[Row]) -> str:
+def criteria_table(rows: Sequence[Row], seeds: int) -> str:
+    """A line a criterion; what has not yet been measured, or fails, with some seeds says with how many it was."""
     lines = ["| criterion | before fine-tuning | after |", "| --- | ---: | ---: |"]
     names = distinct(rows, "criterion")
     by_name = {name: [row for row in find_rows(rows, {"criterion": name}) if "failed" not in row] for name in names}
     for name in sorted(names, key=lambda name: -average(by_name[name], "after")):
         found = by_name[name]
         cells = [means(found, "before"), means(found, "after")] if found else ["fails", ""]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        fewer = f" ({len(found)} of {seeds} seeds)" if 0 < len(found) < seeds else ""
+        lines.append(f"| {name}{fewer} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
