@@ -24,10 +24,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning
 from compress_plugins.detection import score_detections
-from kept import PAGE, RESULTS, Row, add_row, find_rows, read_rows
+from kept import PAGE, REMOVED, RESULTS, WHOLE, Row, add_row, find_rows, read_rows
 from torch import nn
 from trained import Trained, of_files, of_run
 
@@ -41,6 +42,8 @@ PEERS = {PEER: {}, f"{PEER}, no normaliser": {"normalizer": None}}
 BATCH, BATCHES = 16, 8
 """Images in a calibration batch, and how many batches there are at most."""
 TRIES, HALVINGS = 10, 8
+SILENT = 0.01
+"""A |gamma| below it counts as near zero."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,27 @@ class Subject:
             asked -= over  # what the compensation keeps comes on top of the budget
         raise CompressError(f"{keep:.0%} of the multiply-adds cannot be met with what {given.name} keeps")
 
+    def removed(self, keep: float) -> Row:
+        """What `bn-gamma` takes for a budget: channels, and those of them whose |gamma| is near zero in every norm.
+
+        And what `fold-exact` would keep of them: how many, and their share of the whole network's multiply-adds.
+        """
+        graph, policy = self.graph, self.trained.recipe.policy
+        weights = dict(self.trained.model.named_parameters())
+        plan = compress.plan(graph, OF_PEER, keep={"macs": keep}, scope="global", policy=policy)
+        channels = silent = 0
+        for name, units in plan.removed.items():
+            largest = np.zeros(graph[name].size)
+            for member in graph[name].members:
+                if member.role == "norm" and member.name.endswith("weight"):
+                    gamma = weights[member.name].detach().abs().numpy()[member.index]
+                    np.maximum.at(largest, member.unit, gamma)
+            channels, silent = channels + len(units), silent + int((largest[units] < SILENT).sum())
+        reserved = installed().make("compensations", "fold-exact").reserve(self.trained.model, graph, plan)
+        carriers = sum(map(len, plan.removed.values())) - sum(map(len, reserved.removed.values()))
+        cost = (graph.cost(reserved).macs - graph.cost(plan).macs) / graph.cost().macs
+        return {"channels": channels, "silent": silent, "carriers": carriers, "carriers_macs": cost}
+
     def cut_by_peer(self, options: dict[str, Any], keep: float) -> tuple[list[nn.Module], float]:
         """Torch-Pruning's largest network that meets the budget; same result as `cut`."""
         model, dense = self.trained.model, self.graph.cost().macs
@@ -149,15 +173,15 @@ def questions(criteria: Sequence[str], keeps: Sequence[float]) -> Iterator[Row]:
     """What is asked of one network, budget by budget."""
     for keep in keeps:
         for criterion in criteria:
-            peers = PEERS if criterion == OF_PEER else {}
-            for compensation in (NONE, *installed().compensations, *peers):
+            more = (*PEERS, REMOVED) if criterion == OF_PEER else ()
+            for compensation in (NONE, *installed().compensations, *more):
                 yield {"criterion": criterion, "compensation": compensation, "keep": keep}
 
 
 def measure(trained: Trained, criteria: Sequence[str], keeps: Sequence[float], file: Path) -> None:
     """Answer what has no answer yet, one row at a time."""
     subject = Subject(trained)
-    whole = {"network": trained.name, "compensation": "whole", "keep": 1.0}
+    whole = {"network": trained.name, "compensation": WHOLE, "keep": 1.0}
     if not find_rows(read_rows(file), whole):
         cost = subject.graph.cost()
         add_row(file, {**whole, "macs": cost.macs, **subject.score([trained.model] * len(subject.folds))})
@@ -174,6 +198,8 @@ def answer(subject: Subject, question: Row) -> Row:
     """The share of the multiply-adds left and the score; or why there is none."""
     compensation, keep = question["compensation"], question["keep"]
     try:
+        if compensation == REMOVED:
+            return subject.removed(keep)
         if compensation in PEERS:
             models, left = subject.cut_by_peer(PEERS[compensation], keep)
         else:

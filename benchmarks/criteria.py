@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kept import PAGE, RESULTS, Row, add_row, find_rows, read_rows
+from kept import PAGE, RESULTS, WHOLE, Row, add_row, find_rows, read_rows
 from torch import nn
 from trained import context_of, quiet
 
@@ -38,7 +38,6 @@ from compress.stages.stage import Context
 from compress.stages.training import Finetune, Train
 from compress.training.loop import Job, train
 
-WHOLE = "whole"
 OF_PEERS = ("GroupMagnitudeImportance", "FPGMImportance", "GroupTaylorImportance", "OBDCImportance")
 VARIANTS: dict[str, dict[str, Any]] = {
     "l1, filters alone": {"uses": "l1", "aggregate": "first"},
@@ -114,6 +113,15 @@ def trained(recipe: Recipe, folder: Path) -> Subject:
     return Subject(context, read(context, name).model.eval())
 
 
+def check_settings(rows: Sequence[Row], recipe: Recipe, settings: Sequence[str]) -> None:
+    """Raise CompressError where rows of a recipe of that name were measured with other settings."""
+    for row in find_rows(rows, {"recipe": recipe.name, "seed": recipe.seed, "criterion": WHOLE}):
+        if row["settings"] != list(settings):
+            before = " ".join(row["settings"]) or "none"
+            other = "go on with those, or give the recipe another name with name=NAME"
+            raise CompressError(f"{recipe.name} was measured with other settings ({before}); {other}")
+
+
 def measure(subject: Subject, asked: Sequence[Row], file: Path) -> None:
     """Answer what has no answer yet, one row at a time."""
     for question in asked:
@@ -141,10 +149,10 @@ def answer(subject: Subject, question: Row) -> Row:
     return {**left, "before": subject.score(model), "after": subject.score(subject.tuned(model))}
 
 
-def questions(recipe: str, seed: int, scopes: Sequence[str], keeps: Sequence[float]) -> list[Row]:
+def questions(recipe: Recipe, settings: Sequence[str], scopes: Sequence[str], keeps: Sequence[float]) -> list[Row]:
     """What is asked of one seed's network."""
-    head = {"recipe": recipe, "seed": seed}
-    asked: list[Row] = [{**head, "criterion": WHOLE}]
+    seed, head = recipe.seed, {"recipe": recipe.name, "seed": recipe.seed}
+    asked: list[Row] = [{**head, "criterion": WHOLE, "settings": list(settings)}]
     for scope in scopes:
         for keep in keeps:
             asked += [{**head, "criterion": name, "scope": scope, "keep": keep} for name in criteria(scope, seed)]
@@ -175,12 +183,14 @@ def main() -> int:
 
 def measure_recipe(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    file = options.results / "criteria.json"
+    settings = [each for each in options.settings if not each.startswith("data.root=")]  # a place says nothing
     for seed in options.seeds:
         recipe = load(options.recipe, [*options.settings, f"seed={seed}"])
+        check_settings(read_rows(file), recipe, settings)
         with runs.reproducible(1):
             subject = trained(recipe, options.results / recipe.name / f"seed-{seed}")
-            asked = questions(recipe.name, seed, options.scope, options.keep)
-            measure(subject, asked, options.results / "criteria.json")
+            measure(subject, questions(recipe, settings, options.scope, options.keep), file)
 
 
 def write(options: argparse.Namespace) -> None:

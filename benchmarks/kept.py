@@ -13,6 +13,8 @@ from compress.files import write_json
 Row = dict[str, Any]
 """What was asked and what came out, plain JSON values; `failed` says why nothing came out."""
 
+WHOLE, REMOVED = "whole", "removed"
+"""In place of a compensation's or criterion's name: the network before the cut, and what goes in one."""
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build" / "comparisons"
 """Where results are kept unless told otherwise."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kept import PAGE, Row, find_rows, spread
+from kept import PAGE, REMOVED, WHOLE, Row, find_rows, spread
 
 from compress import CompressError
 
-WHOLE = "whole"
 DRAWN = "bn-gamma"
 """The criterion whose compensations are drawn."""
 
@@ -32,7 +31,7 @@ def compensation_tables(rows: Sequence[Row]) -> str:
         mine = find_rows(rows, {"network": network})
         whole = find_rows(mine, {"compensation": WHOLE})[0]
         parts.append(f"**{network}**: mAP@0.5 {whole['map50']:.3f} at {whole['macs'] / 1e6:,.0f} M multiply-adds\n")
-        cut = [row for row in mine if row["compensation"] != WHOLE]
+        cut = [row for row in mine if row["compensation"] not in (WHOLE, REMOVED)]
         keeps = sorted({row["keep"] for row in cut}, reverse=True)
         lines = ["| criterion | given back | " + " | ".join(f"{keep:.0%}" for keep in keeps) + " |"]
         lines.append("| --- | --- |" + " ---: |" * len(keeps))
@@ -44,7 +43,16 @@ def compensation_tables(rows: Sequence[Row]) -> str:
                 lines.append(f"| {criterion} | {compensation} | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
         parts += failures(cut, ("criterion", "compensation"), "keep")
+        goes = sorted(find_rows(mine, {"compensation": REMOVED}), key=lambda row: -row["keep"])
+        parts += [removed_line(row) for row in goes if "failed" not in row] + [""]
     return "\n".join(parts)
+
+
+def removed_line(row: Row) -> str:
+    """What `bn-gamma` takes for one budget, as an item of a list."""
+    silent = f"{row['silent'] / row['channels']:.0%} of them with |gamma| below 0.01"
+    carriers = f"`fold-exact` keeps {row['carriers']}, {row['carriers_macs']:.1%} of the multiply-adds"
+    return f"- {row['keep']:.0%} left: {row['channels']:,} channels go, {silent}; {carriers}"
 
 
 def cell(found: Sequence[Row], best: float) -> str:
@@ -83,7 +91,8 @@ def criteria_tables(rows: Sequence[Row]) -> str:
         seeds = len({row["seed"] for row in whole})
         size = f"{whole[0]['params']:,} parameters, {whole[0]['macs']:,} multiply-adds"
         parts.append(f"**{recipe}**, {seeds} seeds; whole: {size}; {means(whole, 'before')}, ")
-        parts[-1] += f"{means(whole, 'after')} after the fine-tuning of the others\n"
+        parts[-1] += f"{means(whole, 'after')} after the fine-tuning of the others. "
+        parts[-1] += f"Settings: `{' '.join(whole[0]['settings'])}`\n"
         cut = [row for row in mine if row["criterion"] != WHOLE]
         for scope in distinct(cut, "scope"):
             for keep in sorted({row["keep"] for row in cut}, reverse=True):
@@ -132,7 +141,7 @@ def compensation_picture(rows: Sequence[Row], file: Path) -> None:
     for panel, network in zip(panels[0], networks, strict=True):
         mine = find_rows(rows, {"network": network})
         (whole,) = find_rows(mine, {"compensation": WHOLE})
-        drawn = [row for row in find_rows(mine, {"criterion": DRAWN}) if "failed" not in row]
+        drawn = [row for row in find_rows(mine, {"criterion": DRAWN}) if "map50" in row]
         for number, name in enumerate(distinct(drawn, "compensation")):
             points = sorted((row["left"], row["map50"]) for row in find_rows(drawn, {"compensation": name}))
             dashed = name.startswith("Torch-Pruning")

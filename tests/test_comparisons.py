@@ -39,7 +39,8 @@ def test_the_page_has_the_tables_of_what_was_measured(kind: str, script: Any) ->
 
 def test_means_and_reasons(script: Any) -> None:
     rows = [
-        {"recipe": "r", "seed": seed, "criterion": "whole", "macs": 10, "params": 5, "before": 0.9, "after": 0.95}
+        {"recipe": "r", "seed": seed, "criterion": "whole", "settings": ["a.b=1", "c=2"], "macs": 10, "params": 5}
+        | {"before": 0.9, "after": 0.95}
         for seed in (0, 1)
     ]
     asked = {"recipe": "r", "scope": "local", "keep": 0.5}
@@ -48,10 +49,13 @@ def test_means_and_reasons(script: Any) -> None:
     said = script("tables").criteria_tables(rows)
     assert "| l1 | 0.100 (0.100-0.100) | 1.000 (0.500-1.500) |\n| mute | fails |" in said
     assert "- mute (seed 0, 1): says nothing" in said and "0.950 (0.950-0.950) after the fine-tuning" in said
+    assert "Settings: `a.b=1 c=2`" in said
 
 
 @pytest.mark.slow
-def test_criteria_are_measured_once(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_criteria_are_measured_once(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn: pip install scikit-learn")
     criteria = script("criteria")
     chosen = {"l1": {"uses": "l1"}, "hessian": {"uses": "hessian"}, "mute": {"uses": "torch-pruning.OBDCImportance"}}
@@ -66,6 +70,8 @@ def test_criteria_are_measured_once(script: Any, tmp_path: Path, monkeypatch: py
         assert rows[name]["left"] <= 0.4 and rows[name]["after"] > rows[name]["before"] - 0.2
     first = file.read_bytes()
     assert run(criteria, monkeypatch, *question) == 0
+    assert run(criteria, monkeypatch, *question[:-6], "threads=1", *question[-6:]) == 2
+    assert "digits was measured with other settings (stages.baseline.epochs=1" in capsys.readouterr().err
     assert file.read_bytes() == first
 
 
