@@ -28,6 +28,7 @@ from compress import (
     Regularizer,
     Task,
 )
+from compress.registry import KINDS
 from compress.testing import (
     Unfit,
     check_architecture,
@@ -143,6 +144,8 @@ def test_every_kind_with_a_check_is_checked_here() -> None:
     checked = {"criteria", "regularizers", "policies", "architectures", "exporters", "stages", "compensations",
                "distillations"}  # fmt: skip
     assert checked <= {kind for kind, _ in REGISTRY.owners}
+    by_name, functions = {"tasks", "datasets"}, {"op_rules", "commands"}
+    assert checked | by_name | functions == {kind.field for kind in KINDS}, "is there a check for the new kind?"
     on_disk = {"coco", "darknet-lists", "voc", "yolo", "image-folders", "torchvision/"}  # checked in their own tests
     assert set(REGISTRY.tasks) == {"yolov3", "classify"}
     assert set(REGISTRY.datasets) == {"drawn-hands", "digits", *on_disk}
