@@ -67,6 +67,18 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """A reshape made one dimension of several that carry labels: it can shrink where all but one of them stay.
+
+    labels: (n,) of the result. parts: (n,) each, what every position is for each of those dimensions.
+    """
+
+    labels: Array
+    parts: tuple[Array, ...]
+    where: str
+
+
+@dataclass(frozen=True)
 class Term:
     """multiply-adds = coefficient x product over factors of the survivors among each factor's labels."""
 
@@ -89,6 +101,7 @@ class Labels:
     needs: list[Need] = field(default_factory=list)
     lifts: list[Lift] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
+    merges: list[Merge] = field(default_factory=list)
     rigid: dict[int, str] = field(default_factory=dict)  # axis -> why it cannot shrink
     axis_pairs: list[tuple[int, int]] = field(default_factory=list)  # axes that are one
     n_axes: int = 0

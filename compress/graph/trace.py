@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import CompressError, nearest
 from ..plugins import installed
+from .axes import resolve
 from .counts import keep_quotient, tie_sizes
 from .graph import DependencyGraph, Group, Step
 from .inputs import collect_tensors
@@ -22,7 +23,7 @@ from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
 from .shell import named_tensors
 from .tape import Call, Tape, Value, record
-from .units import form, resolve
+from .units import form
 
 ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm", *CREATE}
 """Read even where no input carries labels: the size may be a channel's, products have multiply-adds to count."""
