@@ -7,6 +7,7 @@ element tells where it comes from; everything else is zeroed in the original, an
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from typing import Any
 
@@ -93,6 +94,28 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     return masked
 
 
+def run_rms_norms_on_survivors(masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
+    """RMS norms, of which every library has its own module: its own code, on the survivors of its weight. In place.
+
+    Channels are the last dimension, or the second where the class says 2d.
+    """
+    for path, module in masked.named_modules():
+        name, weight = type(module).__name__.lower(), getattr(module, "weight", None)
+        if "rmsnorm" not in name or not isinstance(weight, Tensor) or weight.ndim != 1:
+            continue
+        alive = torch.from_numpy(survivors[f"{path}.weight" if path else "weight"][0])
+        narrow = copy.deepcopy(module)
+        narrow.weight = nn.Parameter(weight.detach()[alive])
+        if hasattr(narrow, "normalized_shape"):
+            narrow.normalized_shape = (len(alive),)
+        module.forward = functools.partial(_narrowed, narrow, alive, 1 if "2d" in name else -1)
+
+
+def _narrowed(norm: nn.Module, alive: Tensor, dim: int, x: Tensor) -> Tensor:
+    part = norm(x.index_select(dim, alive))
+    return torch.zeros(x.shape, dtype=part.dtype).index_copy(dim, alive, part)
+
+
 def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> float:
     """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
 
@@ -101,6 +124,7 @@ def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e
     survivors = find_survivors(model, cut)
     masked = mask(model, survivors).train(train)
     decisions = Decisions()
+    run_rms_norms_on_survivors(masked, survivors)
     with OnSurvivors(masked, survivors), decisions:
         want = _run(masked, inputs)
     following = Decisions(decisions.taken)

@@ -1,9 +1,9 @@
 """Names of models in, each cut in a process of its own with limits, results kept as JSON, the table of docs/zoo.md out.
 
-    python tests/zoo/zoo.py run torchvision            # what has no result yet, or an old one
-    python tests/zoo/zoo.py run torchvision 'resnet*'  # these, if their results are old
-    python tests/zoo/zoo.py run torchvision --failed   # only what failed last time
-    python tests/zoo/zoo.py table                      # docs/zoo.md from the results
+python tests/zoo/zoo.py run torchvision            # what has no result yet, or an old one
+python tests/zoo/zoo.py run torchvision 'resnet*'  # these, if their results are old
+python tests/zoo/zoo.py run torchvision --failed   # only what failed last time
+python tests/zoo/zoo.py table                      # docs/zoo.md from the results
 """
 
 from __future__ import annotations
@@ -117,13 +117,15 @@ def main() -> None:
 def write_table(options: argparse.Namespace) -> None:
     from table import page
 
+    sys.path.insert(0, str(HERE))
     results: dict[str, Any] = {source: {} for source in SOURCES}
+    known = {source: len(importlib.import_module(f"{source}_models").names()) for source in SOURCES}
     for source in SOURCES:
         for path in sorted((options.results / source).glob("*.compress.json")):
             name = path.name.removesuffix(".compress.json").replace("~", "/")
             tools = ("compress", "torch-pruning")
             results[source][name] = {tool: load(options.results, source, name, tool) for tool in tools}
-    (ROOT / "docs" / "zoo.md").write_text(page(results))
+    (ROOT / "docs" / "zoo.md").write_text(page(results, known))
 
 
 if __name__ == "__main__":
