@@ -1,4 +1,4 @@
-"""One model of the zoo in, what compress or Torch-Pruning makes of it out, as JSON; meant for a process of its own.
+"""One model of the zoo in, what compress or Torch-Pruning makes of it out; meant for a process of its own.
 
 python tests/zoo/attempt.py torchvision resnet18 compress
 """
@@ -152,14 +152,18 @@ def cut_with_torch_pruning(source: str, name: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     with torch.no_grad():
         call(model, inputs)
-    return {"seconds": seconds, "left": count(model) / params, "oracle": unfit or hold_against_oracle(original, model, inputs)}
+    return {
+        "seconds": seconds,
+        "left": count(model) / params,
+        "oracle": unfit or hold_against_oracle(original, model, inputs),
+    }
 
 
 TOOLS = {"compress": cut_with_compress, "torch-pruning": cut_with_torch_pruning}
 
 
-def main(source: str, name: str, tool: str) -> None:
-    """Print one line of JSON; a failure is a result too."""
+def examine(source: str, name: str, tool: str) -> dict[str, Any]:
+    """What became of one model; a failure is a result too."""
     torch.set_num_threads(1)
     try:
         found = {"status": "ok", **TOOLS[tool](source, name)}
@@ -167,8 +171,8 @@ def main(source: str, name: str, tool: str) -> None:
         lines = str(error).strip().splitlines()
         found = {"status": "failed", "why": f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]}
     found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps(examine(*sys.argv[1:])))
