@@ -10,7 +10,9 @@ HEAD = """# The zoo
 What `compress.prune(model, inputs, ratio=0.5)` makes of networks it has never seen, and what Torch-Pruning 1.6.1 makes
 of the same question (l2 magnitude over groups, told which layers give the outputs, otherwise as it comes). Both results
 go through the value oracle of `tests/oracle`: every weight carries its own number, so that each surviving element tells
-where XX
+where it comes from; everything else is zeroed in the original, and in float64 the two must agree to 1e-9 (to 1e-6 where
+the network's own code rounds to float32).
+
 ```
 for source in {sources}; do python tests/zoo/zoo.py run $source --tools compress torch-pruning; done
 python tests/zoo/zoo.py table
