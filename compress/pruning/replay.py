@@ -99,6 +99,8 @@ def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int
 def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
     """As many of the (NUMBERS,) as the shape holds, from `start` on and round again."""
     n = math.prod(shape)
+    if start + n <= NUMBERS:
+        return numbers[start : start + n].reshape(shape).clone()
     rounds = [numbers[start:], *[numbers] * (n // NUMBERS + 1)]
     return torch.cat(rounds)[:n].reshape(shape)
 

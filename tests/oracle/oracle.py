@@ -7,7 +7,6 @@ element tells where it comes from; everything else is zeroed in the original, an
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 from typing import Any
 
@@ -25,17 +24,22 @@ NUMBER = (1 << 32) - 1
 def number_every_element(model: nn.Module, seed: int = 0, gain: float = 1) -> nn.Module:
     """Random float64 weights of a sane size, positive variances, and in each its number. In place.
 
+    Buffers that are no statistics are constants of the code (a table, a variance) and keep their values, to 2^-20.
+
     gain: of matrices and kernels, relative to what keeps a ReLU network's activations at one size.
     """
     model.double()
     generator = torch.Generator().manual_seed(seed)
     variances = {id(m.running_var) for m in model.modules() if getattr(m, "running_var", None) is not None}
+    means = {id(m.running_mean) for m in model.modules() if getattr(m, "running_mean", None) is not None}
     scales = {id(m.weight) for m in model.modules() if _is_norm(m) and m.weight is not None}
     position = 0
     for tensor in _floats(model).values():
         values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if id(tensor) in variances or id(tensor) in scales:
             values = values.abs() + 0.5
+        elif not isinstance(tensor, nn.Parameter) and id(tensor) not in means and torch.isfinite(tensor).all():
+            values = tensor.detach().clone()
         elif tensor.ndim > 1:
             values *= gain * (2 / max(tensor[0].numel(), 1)) ** 0.5
         else:
@@ -94,28 +98,6 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     return masked
 
 
-def run_rms_norms_on_survivors(masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
-    """RMS norms, of which every library has its own module: its own code, on the survivors of its weight. In place.
-
-    Channels are the last dimension, or the second where the class says 2d.
-    """
-    for path, module in masked.named_modules():
-        name, weight = type(module).__name__.lower(), getattr(module, "weight", None)
-        if "rmsnorm" not in name or not isinstance(weight, Tensor) or weight.ndim != 1:
-            continue
-        alive = torch.from_numpy(survivors[f"{path}.weight" if path else "weight"][0])
-        narrow = copy.deepcopy(module)
-        narrow.weight = nn.Parameter(weight.detach()[alive])
-        if hasattr(narrow, "normalized_shape"):
-            narrow.normalized_shape = (len(alive),)
-        module.forward = functools.partial(_narrowed, narrow, alive, 1 if "2d" in name else -1)
-
-
-def _narrowed(norm: nn.Module, alive: Tensor, dim: int, x: Tensor) -> Tensor:
-    part = norm(x.index_select(dim, alive))
-    return torch.zeros(x.shape, dtype=part.dtype).index_copy(dim, alive, part)
-
-
 def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> float:
     """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
 
@@ -124,7 +106,6 @@ def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e
     survivors = find_survivors(model, cut)
     masked = mask(model, survivors).train(train)
     decisions = Decisions()
-    run_rms_norms_on_survivors(masked, survivors)
     with OnSurvivors(masked, survivors), decisions:
         want = _run(masked, inputs)
     following = Decisions(decisions.taken)
@@ -204,7 +185,11 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 class OnSurvivors(TorchFunctionMode):
-    """While it is active, layer, group and weight norms of a masked model see the survivors of their weights only."""
+    """While it is active, norms of a masked model see the survivors of their weights only.
+
+    Means and variances over a dimension, of which hand-written norms are made, see those positions that are not zero
+    throughout: a removed channel is, a channel of random weights that lives hardly ever.
+    """
 
     def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
         super().__init__()
@@ -217,6 +202,10 @@ class OnSurvivors(TorchFunctionMode):
             return self._group_norm(*args, **kwargs)
         if func is F.layer_norm and self._weight(func, args, kwargs) is not None:
             return self._layer_norm(*args, **kwargs)
+        if func is F.rms_norm and self._weight(func, args, kwargs) is not None:
+            return self._rms_norm(*args, **kwargs)
+        if getattr(func, "__name__", "") in STATISTICS and isinstance(args[0], Tensor):
+            return func(_without_zeros(*args, **kwargs), *args[1:], **kwargs)
         if func is torch._weight_norm:
             return func(*args, **kwargs).nan_to_num()  # a removed row is 0 / 0
         return func(*args, **kwargs)
@@ -252,6 +241,26 @@ class OnSurvivors(TorchFunctionMode):
             shape[dim] = x.shape[dim]
             part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
         return part * weight + (0 if bias is None else bias)
+
+
+    def _rms_norm(self, x: Tensor, normalized_shape: Any, weight: Tensor, eps: float | None = None) -> Tensor:
+        (alive,) = self.survivors[id(weight)]
+        part = x.index_select(-1, alive)
+        eps = torch.finfo(x.dtype).eps if eps is None else eps
+        part = part / (part.square().mean(-1, keepdim=True) + eps).sqrt()
+        return torch.zeros(x.shape, dtype=x.dtype).index_copy(-1, alive, part) * weight
+
+
+STATISTICS = ("mean", "var", "std", "var_mean", "std_mean")
+
+
+def _without_zeros(x: Tensor, dim: Any = None, *rest: Any, **options: Any) -> Tensor:
+    """x without the positions along `dim` (one dimension) that are zero throughout."""
+    dims = dim if isinstance(dim, list | tuple) else (dim,)
+    if len(dims) != 1 or isinstance(dims[0], bool) or not isinstance(dims[0], int) or x.ndim < 2:
+        return x
+    alive = (x.movedim(dims[0], 0).flatten(1) != 0).any(1)
+    return x.index_select(dims[0], alive.nonzero().flatten()) if alive.any() and not alive.all() else x
 
 
 class Decisions(TorchDispatchMode):
