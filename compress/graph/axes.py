@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from .labels import Array, Labels
+from .labels import Array, Labels, Merge
 from .units import components
 
 
@@ -65,7 +65,7 @@ def resolve(labels: Labels, heads: str) -> None:
 def settle_merges(labels: Labels, last: bool) -> None:
     """Where all but one of the dimensions that a reshape merged stay, the result is what the one is.
 
-    Adds the edges to `labels` and drops the merges that are settled. last: where several still can shrink, all stay.
+    Adds the edges to `labels` and drops the merges that are settled. last: where several still can, one shrinks.
     """
     moved = True
     while moved and labels.merges:
@@ -83,8 +83,22 @@ def settle_merges(labels: Labels, last: bool) -> None:
         moved = len(open_) < len(labels.merges)
         labels.merges = open_
     for merge in labels.merges if last else ():
-        for part in (merge.labels, *merge.parts):
-            labels.pin(part, f"{merge.where} merges dimensions that both carry channels")
+        shrinks = _choose(merge, components(labels.count, labels.edges))
+        labels.equal(merge.labels, shrinks)
+        for part in merge.parts:
+            if part is not shrinks:
+                labels.pin(part, f"{merge.where} merges it with channels that shrink")
+
+
+def _choose(merge: Merge, component: Array) -> Array:
+    """The part that shrinks: the result lives or dies by it already, or else it has the most labels."""
+
+    def rank(part: Array) -> tuple[bool, int]:
+        mine, first, inverse = np.unique(component[part], return_index=True, return_inverse=True)
+        out = component[merge.labels]
+        return bool((out[first][inverse] == out).all()), len(mine)
+
+    return max(merge.parts, key=rank)
 
 
 def _pinned(labels: Labels, component: Array) -> Array:

@@ -183,10 +183,13 @@ class Labels:
         return None
 
     def lift(self, block: Block, position: int) -> Array:
-        """Labels of one axis of a block, (n,): the block's own where it has only one."""
+        """Labels of one axis of a block, (n,): the block's own where it has only one. Rows that are alike share one."""
         if len(block.dims) == 1:
             return block.labels
-        lifted = self.fresh(block.labels.shape[position])
+        known: dict[bytes, int] = {}
+        rows = np.moveaxis(block.labels, position, 0)
+        numbers = [known.setdefault(row.tobytes(), len(known)) for row in rows]
+        lifted = self.fresh(len(known))[numbers]
         self.lifts.append(Lift(lifted, block.labels, position, block.axes[position]))
         return lifted
 

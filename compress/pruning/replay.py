@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -51,15 +52,18 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch
     return copy_model(model, memo).eval()
 
 
-def mask(model: nn.Module, edits: Edits) -> nn.Module:
-    """The model with every element of a parameter that a cut removes set to zero. Buffers are left as they are."""
+def mask(model: nn.Module, edits: Edits, in_place: bool = False) -> nn.Module:
+    """A copy with every element of a parameter that a cut removes set to zero. Buffers are left as they are.
+
+    in_place: the given model's own parameters are set to zero there too, and shared; a cut of it is still the same.
+    """
     tensors = named_tensors(model)
     masked = {}
     for name, by_dim in edits.select.items():
         tensor = tensors[name]
         if not isinstance(tensor, nn.Parameter):
             continue
-        kept = tensor.detach().clone()
+        kept = tensor.detach() if in_place else tensor.detach().clone()
         for dim, index in by_dim.items():
             gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
             gone[torch.as_tensor(index)] = False
@@ -71,15 +75,17 @@ def mask(model: nn.Module, edits: Edits) -> nn.Module:
 def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int = 0) -> nn.Module:
     """A copy with random parameters and norm statistics, whatever the real ones are: what zero weights hide shows here.
 
+    It shares no parameter with the model.
+
     Matrices and kernels: normal with standard deviation gain / sqrt(fan-in). Scales of norms: uniform in [0.5, 1.5];
     running variances too. Everything else: normal with standard deviation 0.1.
     """
     generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(NUMBERS, generator=generator)
-    uniform = torch.rand(NUMBERS, generator=generator) + 0.5
+    normal, uniform = _numbers(seed)
     random = {}
     for name, tensor in named_tensors(model).items():
         if not tensor.is_floating_point():
+            random[name] = tensor.detach().clone()
             continue
         shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
         start = int(torch.randint(NUMBERS, (), generator=generator))
@@ -89,20 +95,28 @@ def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int
             continue  # a constant of the code (an image mean, a frequency table, a variance that must not be negative)
         elif tensor.dim() > 1:
             fan_in = max(tensor.numel() // tensor.shape[0], 1)
-            fresh = _read_round(normal, start, shape) * (gain / fan_in**0.5)
+            fresh = _read_round(normal, start, shape, gain / fan_in**0.5)
         else:
-            fresh = _read_round(normal, start, shape) * 0.1
+            fresh = _read_round(normal, start, shape, 0.1)
         random[name] = fresh.to(tensor.device, tensor.dtype)
     return copy_with(model, random)
 
 
-def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
-    """As many of the (NUMBERS,) as the shape holds, from `start` on and round again."""
-    n = math.prod(shape)
-    if start + n <= NUMBERS:
-        return numbers[start : start + n].reshape(shape).clone()
-    rounds = [numbers[start:], *[numbers] * (n // NUMBERS + 1)]
-    return torch.cat(rounds)[:n].reshape(shape)
+@functools.cache
+def _numbers(seed: int) -> tuple[Tensor, Tensor]:
+    """(NUMBERS,) normal with standard deviation 1, and (NUMBERS,) uniform in [0.5, 1.5]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(NUMBERS, generator=generator), torch.rand(NUMBERS, generator=generator) + 0.5
+
+
+def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
+    """As many of the (NUMBERS,) as the shape holds, from `start` on and round again, times the scale."""
+    fresh = torch.empty(math.prod(shape))
+    for free in torch.split(fresh, [min(NUMBERS - start, len(fresh)), max(len(fresh) - NUMBERS + start, 0)]):
+        for part in free.split(NUMBERS):
+            torch.mul(numbers[start : start + len(part)], scale, out=part)
+        start = 0
+    return fresh.view(shape)
 
 
 class MaskedRun(TorchDispatchMode):

@@ -71,7 +71,7 @@ def verify(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -
     roles = {name: role for (name, _), role in _roles(graph).items()}
     randomised: _Comparison | None = None
     for gain in (1.4, 0.7, 0.2):
-        found = _compare(randomise(model, roles, gain), graph, plan, edits)
+        found = _compare(randomise(model, roles, gain), graph, plan, edits, ours=True)
         if found is not None and (randomised is None or found.rel > randomised.rel):
             randomised = found
         if found is not None and not (found.hollow and found.blame is None):
@@ -101,9 +101,12 @@ def _roles(graph: DependencyGraph) -> dict[tuple[str, int], str]:
     return {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
 
 
-def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> _Comparison | None:
+def _compare(
+    model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits, ours: bool = False
+) -> _Comparison | None:
     """Both networks in float32; where that leaves doubt, in float64; in the model's own types where neither runs.
 
+    ours: the model is a copy whose parameters may be overwritten.
     None where the masked network is not finite.
     """
     alive = graph.alive_labels(graph.alive(plan))
@@ -112,7 +115,7 @@ def _compare(model: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits)
         own = model if dtype is None or _all_of(model, dtype) else copy_with(model, {}, dtype)
         generator = torch.Generator().manual_seed(1)
         inputs = map_tensors(graph.example_inputs, partial(_random_like, dtype=dtype, generator=generator))
-        masked = mask(own, edits)
+        masked = mask(own, edits, in_place=ours and own is model)
         noted = Decisions() if graph.decides else None
         followed = Decisions(follow=noted) if noted is not None else None
         try:

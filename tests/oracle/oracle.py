@@ -204,6 +204,8 @@ class OnSurvivors(TorchFunctionMode):
             return self._layer_norm(*args, **kwargs)
         if func is F.rms_norm and self._weight(func, args, kwargs) is not None:
             return self._rms_norm(*args, **kwargs)
+        if func is F.batch_norm and kwargs.get("training") and args[0].ndim == 3:
+            return _standardise_weights(*args, **kwargs)
         if getattr(func, "__name__", "") in STATISTICS and isinstance(args[0], Tensor):
             return func(_without_zeros(*args, **kwargs), *args[1:], **kwargs)
         if func is torch._weight_norm:
@@ -242,13 +244,19 @@ class OnSurvivors(TorchFunctionMode):
             part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
         return part * weight + (0 if bias is None else bias)
 
-
     def _rms_norm(self, x: Tensor, normalized_shape: Any, weight: Tensor, eps: float | None = None) -> Tensor:
         (alive,) = self.survivors[id(weight)]
         part = x.index_select(-1, alive)
         eps = torch.finfo(x.dtype).eps if eps is None else eps
         part = part / (part.square().mean(-1, keepdim=True) + eps).sqrt()
         return torch.zeros(x.shape, dtype=x.dtype).index_copy(-1, alive, part) * weight
+
+
+def _standardise_weights(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Batch norm of a weight (1, out, in) by its own statistics: over what is not zero throughout."""
+    alive = (x != 0).flatten(0, 1).any(0).nonzero().flatten()
+    part = F.batch_norm(x.index_select(2, alive), *args, **kwargs)
+    return torch.zeros_like(x).index_copy(2, alive, part)
 
 
 STATISTICS = ("mean", "var", "std", "var_mean", "std_mean")

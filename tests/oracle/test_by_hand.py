@@ -249,6 +249,36 @@ def windows_weighed_by_heads():
 
 
 @case
+def heads_as_images():
+    def forward(m, x):
+        y = m.first(x)
+        b, c, h, w = y.shape
+        pooled = m.pool(y.reshape(b * m.heads, c // m.heads, h, w))
+        return m.last(pooled.reshape(b, c, h, w))
+
+    return Apply(forward, **ends(16), pool=conv(4, 4, groups=4), heads=4), torch.rand(IMAGE), 0.6
+
+
+class Standardised(nn.Conv2d):
+    """Its weight has mean 0 and variance 1 over what each output reads, times a gain."""
+
+    def __init__(self, *sizes: int, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, self.gain.view(-1), training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding)
+
+
+@case
+def standardised_weights():
+    layers = {"a": Standardised(8, 12, 3, padding=1), "b": Standardised(12, 8, 1)}
+    return Apply(lambda m, x: m.last(m.b(m.a(m.first(x)).relu())), **ends(8), **layers), torch.rand(IMAGE), 0.4
+
+
+@case
 def channels_flattened_with_tokens():
     model = Apply(
         lambda m, x: m.head((m.embed(x) + m.positions).flatten(1)),

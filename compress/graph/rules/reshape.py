@@ -174,12 +174,15 @@ def _reshape_run(
     ins = [d for segment in run for d in segment[0]]
     outs = [d for segment in run for d in segment[1]]
     if len(inside) > 1:
-        if len(ins) == len(outs):  # nothing is merged or split
+        if [x.shape[d] for d in ins] == [out[d] for d in outs]:  # nothing is merged or split
             return _carry(call, inside, dict(zip(ins, outs, strict=True)), sizes, labels)
         weak = [block for block in inside if block.labels.flat[0] in labels.weak]
         strong = [block for block in inside if block.labels.flat[0] not in labels.weak]
-        if len(strong) > 1 and len(outs) == 1:
-            return _merge(call, x, ins, outs[0], inside, sizes, labels)
+        if len(strong) > 1:
+            spread = [_spread(block, ins, x.shape).reshape([out[d] for d in outs]) for block in inside]
+            varying = [k for k in range(len(outs)) if not all(_constant_along(part, k) for part in spread)]
+            if len(varying) == 1:
+                return _merge(call, spread, outs, varying[0], sizes, labels)
         for block in inside if len(strong) > 1 else weak:
             labels.pin(block.labels, f"{call.where} merges dimensions that both carry channels")
         if len(strong) != 1:
@@ -215,15 +218,16 @@ def _reshape_run(
 
 
 def _merge(
-    call: Call, x: Value, ins: list[int], dim: int, inside: list[Block], sizes: list[Any], labels: Labels
+    call: Call, spread: list[Array], outs: list[int], at: int, sizes: list[Any], labels: Labels
 ) -> list[tuple[tuple[int, ...], Array, tuple[int, ...]]]:
     """Several dimensions with channels become one: which of them may shrink is decided after the tape."""
-    parts = tuple(_spread(block, ins, x.shape).ravel() for block in inside)
+    parts = tuple(part[tuple(slice(None) if k == at else 0 for k in range(len(outs)))] for part in spread)
     found = labels.fresh(len(parts[0]))
     labels.merges.append(Merge(found, parts, call.where))
-    if sizes[dim] is not None:
-        labels.need(sizes[dim], found, call.where)
-    return [((dim,), found, ())]
+    for k, dim in enumerate(outs):
+        if sizes[dim] is not None:
+            labels.need(sizes[dim], found if k == at else None, call.where)
+    return [((outs[at],), found, ())]
 
 
 def _spread(block: Block, ins: list[int], shape: tuple[int, ...]) -> Array:
