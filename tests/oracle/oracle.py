@@ -98,15 +98,23 @@ def mask(model: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> nn.M
     return masked
 
 
-def compare(model: nn.Module, cut: nn.Module, inputs: Any, tolerance: float = 1e-9, train: bool = False) -> float:
+def compare(
+    model: nn.Module,
+    cut: nn.Module,
+    inputs: Any,
+    tolerance: float = 1e-9,
+    train: bool = False,
+    without_zeros: bool = False,
+) -> float:
     """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
 
+    without_zeros: see `OnSurvivors`, for networks with norms that they write themselves.
     Returns the largest difference relative to the largest element of its tensor.
     """
     survivors = find_survivors(model, cut)
     masked = mask(model, survivors).train(train)
     decisions = Decisions()
-    with OnSurvivors(masked, survivors), decisions:
+    with OnSurvivors(masked, survivors, without_zeros), decisions:
         want = _run(masked, inputs)
     following = Decisions(decisions.taken)
     with following:
@@ -187,12 +195,15 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
 class OnSurvivors(TorchFunctionMode):
     """While it is active, norms of a masked model see the survivors of their weights only.
 
-    Means and variances over a dimension, of which hand-written norms are made, see those positions that are not zero
-    throughout: a removed channel is, a channel of random weights that lives hardly ever.
+    without_zeros: means and variances over a dimension, of which hand-written norms are made, see those positions that
+    are not zero throughout: a removed channel is; so is one that lives and is dead behind its ReLU.
     """
 
-    def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
+    def __init__(
+        self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]], without_zeros: bool = False
+    ) -> None:
         super().__init__()
+        self.without_zeros = without_zeros
         floats = _floats(masked)
         self.survivors = {id(floats[name]): [torch.from_numpy(i) for i in index] for name, index in survivors.items()}
 
@@ -204,9 +215,9 @@ class OnSurvivors(TorchFunctionMode):
             return self._layer_norm(*args, **kwargs)
         if func is F.rms_norm and self._weight(func, args, kwargs) is not None:
             return self._rms_norm(*args, **kwargs)
-        if func is F.batch_norm and kwargs.get("training") and args[0].ndim == 3:
+        if func is F.batch_norm and kwargs.get("training") and args[0].ndim == 3 and len(args[0]) == 1:
             return _standardise_weights(*args, **kwargs)
-        if getattr(func, "__name__", "") in STATISTICS and isinstance(args[0], Tensor):
+        if self.without_zeros and getattr(func, "__name__", "") in STATISTICS and isinstance(args[0], Tensor):
             return func(_without_zeros(*args, **kwargs), *args[1:], **kwargs)
         if func is torch._weight_norm:
             return func(*args, **kwargs).nan_to_num()  # a removed row is 0 / 0
