@@ -21,9 +21,9 @@ def export(
     stage: StageOf = None,
     weights: Weights = None,
     names: Names = None,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where each format gets a folder of its own.")
-    ] = Path("exported"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where each format gets a folder of its own.")] = Path(
+        "exported"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Write a network in other formats. Each file is read back and run, and is refused if it computes something else.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .ints import Arithmetic, Attribute, Expression, Size, leaves
-from .labels import Array, Labels, Need
+from .labels import Array, Labels, Lift, Need
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,24 @@ def tie_sizes(labels: Labels) -> None:
             labels.link(tuple(arrays.values()), f"their sizes are written as {_name(expression)}")
         if read is not None and arrays:
             _link(Count(next(iter(arrays.values()))), read, "one's size is written where the other stands", labels)
+    _tie_quotients(labels)
+
+
+def _tie_quotients(labels: Labels) -> None:
+    """`y.view(n, heads, channels // heads)`: what y carries there keeps as many as `channels` counts."""
+    lifts = {id(lift.labels): lift for lift in labels.lifts}
+    split = [(need, lifts[id(need.labels)]) for need in labels.needs if id(need.labels) in lifts]
+    beside: dict[tuple[Expression, int], Lift] = {(need.expression, id(lift.of)): lift for need, lift in split}
+    for need, lift in split:
+        expression = need.expression
+        if not isinstance(expression, Arithmetic) or expression.op != "//":
+            continue
+        other, channels = beside.get((expression.right, id(lift.of))), _count(expression.left, labels)
+        if other is None or channels is None or other.position == lift.position:
+            continue
+        axes = (lift.position, other.position)
+        whole = lift.of[tuple(slice(None) if k in axes else 0 for k in range(lift.of.ndim))].ravel()
+        _link(channels, Count(whole), f"{need.where} divides one's size to split the other", labels)
 
 
 def keep_quotient(expression: Expression, where: str, labels: Labels) -> bool:
@@ -78,8 +96,8 @@ def _value(count: Count) -> int:
 
 
 def _count_of_sizes(expression: Expression, labels: Labels) -> Count | None:
-    """The count that an expression of sizes alone stands for."""
-    if any(isinstance(leaf, Attribute) for leaf in leaves(expression)):
+    """The count that an expression of sizes, and of attributes that have to stay, stands for."""
+    if any(isinstance(leaf, Attribute) and _constant(leaf, labels) is None for leaf in leaves(expression)):
         return None
     return _count(expression, labels)
 
@@ -123,9 +141,12 @@ def _count_of_attribute(attribute: Attribute, labels: Labels) -> Count | None:
 
 
 def _constant(expression: Expression | int, labels: Labels) -> int | None:
-    """The value of what cannot shrink: a plain int, or a size that carries no labels."""
+    """The value of what cannot shrink: a plain int, a size that carries no labels, an attribute that has to stay."""
     if isinstance(expression, int):
         return int(expression)
+    if isinstance(expression, Attribute):
+        stays = any(need.labels is None and {*leaves(need.expression)} == {expression} for need in labels.needs)
+        return labels.attributes[expression] if stays else None
     if isinstance(expression, Size):
         carried = any(expression.dim in block.dims for block in labels.layouts.get(expression.value, ()))
         return None if carried else labels.sizes[expression.value][expression.dim]

@@ -86,7 +86,9 @@ _NAMES = {"+": "add", "-": "sub", "*": "mul", "//": "floordiv", "%": "mod"}
 
 def _leaving(name: str) -> Any:
     def method(self: TracedInt, *others: Any) -> Any:
-        _note(self)
+        for traced in (self, *others):
+            if isinstance(traced, TracedInt):
+                _note(traced)
         return getattr(int, name)(int(self), *others)
 
     return method

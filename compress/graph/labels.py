@@ -67,6 +67,18 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """A reshape made one dimension of several that carry labels: it can shrink where all but one of them stay.
+
+    labels: (n,) of the result. parts: (n,) each, what every position is for each of those dimensions.
+    """
+
+    labels: Array
+    parts: tuple[Array, ...]
+    where: str
+
+
+@dataclass(frozen=True)
 class Term:
     """multiply-adds = coefficient x product over factors of the survivors among each factor's labels.
 
@@ -93,6 +105,7 @@ class Labels:
     needs: list[Need] = field(default_factory=list)
     lifts: list[Lift] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
+    merges: list[Merge] = field(default_factory=list)
     rigid: dict[int, str] = field(default_factory=dict)  # axis -> why it cannot shrink
     axis_pairs: list[tuple[int, int]] = field(default_factory=list)  # axes that are one
     n_axes: int = 0
@@ -174,10 +187,13 @@ class Labels:
         return None
 
     def lift(self, block: Block, position: int) -> Array:
-        """Labels of one axis of a block, (n,): the block's own where it has only one."""
+        """Labels of one axis of a block, (n,): the block's own where it has only one. Rows that are alike share one."""
         if len(block.dims) == 1:
             return block.labels
-        lifted = self.fresh(block.labels.shape[position])
+        known: dict[bytes, int] = {}
+        rows = np.moveaxis(block.labels, position, 0)
+        numbers = [known.setdefault(row.tobytes(), len(known)) for row in rows]
+        lifted = self.fresh(len(known))[numbers]
         self.lifts.append(Lift(lifted, block.labels, position, block.axes[position]))
         return lifted
 

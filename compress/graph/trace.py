@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import CompressError, nearest
 from ..plugins import installed
+from .axes import resolve
 from .branches import find_blocks
 from .counts import keep_quotient, tie_sizes
 from .graph import DependencyGraph, Group, Step
@@ -24,7 +25,7 @@ from .rules.reshape import EXPLICIT
 from .shell import named_tensors
 from .tape import Call, Tape, Value, record
 from .uncollected import uncollected
-from .units import form, resolve
+from .units import form
 
 ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm", *CREATE}
 """Read even where no input carries labels: the size may be a channel's, products have multiply-adds to count."""

@@ -43,17 +43,16 @@ def form(graph: DependencyGraph, scores: np.ndarray, stays: np.ndarray) -> Atoms
 
     scores: (n_units,), NaN only where `stays`. stays: (n_units,) bool, units that cannot go.
     """
-    slots = _slots(graph)
-    numbers = np.arange(graph.n_units)
+    batches = _batches(graph)
     while True:
-        order = np.lexsort((numbers, np.where(stays, np.inf, scores), stays))
-        position = np.empty_like(order)
-        position[order] = numbers
-        parts = numbers
-        if slots:
-            ranked = [np.take_along_axis(slot, np.argsort(position[slot], axis=1), axis=1) for slot in slots]
-            first = np.concatenate([np.repeat(r[:1], len(r) - 1, axis=0).ravel() for r in ranked])
-            other = np.concatenate([r[1:].ravel() for r in ranked])
+        parts = np.arange(graph.n_units)
+        pairs: list[np.ndarray] = []  # (2, k) each
+        for slots in batches:
+            position = _positions(parts, scores, stays)
+            for slot in slots:
+                ranked = np.take_along_axis(slot, np.argsort(position[slot], axis=1), axis=1)
+                pairs.append(np.stack([np.repeat(ranked[:1], len(ranked) - 1, axis=0).ravel(), ranked[1:].ravel()]))
+            first, other = np.concatenate(pairs, axis=1)
             edges = coo_matrix((np.ones(len(first), dtype=np.int8), (first, other)), shape=(graph.n_units,) * 2)
             parts = connected_components(edges, directed=False)[1]
         held = np.zeros(graph.n_units, dtype=bool)
@@ -69,8 +68,8 @@ def form(graph: DependencyGraph, scores: np.ndarray, stays: np.ndarray) -> Atoms
     of[free] = np.unique(parts[free], return_inverse=True)[1]
     members = np.bincount(of[free])
     score = np.bincount(of[free], weights=scores[free]) / members if len(free) else np.zeros(0)
-    pairs = np.stack([group_of[free], of[free]])  # (2, free units)
-    (group, atom), count = np.unique(pairs, axis=1, return_counts=True)  # -> (2, entries), sorted by group
+    where = np.stack([group_of[free], of[free]])  # (2, free units)
+    (group, atom), count = np.unique(where, axis=1, return_counts=True)  # -> (2, entries), sorted by group
     return Atoms(of, score, atom, group, count.astype(np.int64), sizes)
 
 
@@ -93,11 +92,28 @@ def with_blocks(atoms: Atoms, scores: np.ndarray) -> Atoms:
     )
 
 
-def _slots(graph: DependencyGraph) -> list[np.ndarray]:
-    """Each link once, as unit numbers (slots, n)."""
-    links = {id(link): link for group in graph.groups for link in group.links}
-    return [
-        np.stack([graph.start(name) + np.asarray(units, dtype=np.int64) for name, units in link.slots])
-        for link in links.values()
-        if len(link.slots) > 1
-    ]
+def _positions(parts: np.ndarray, scores: np.ndarray, stays: np.ndarray) -> np.ndarray:
+    """(n_units,) each unit's place in the order in which units go: the smallest part first, a part's units in a row."""
+    numbers = np.arange(len(parts))
+    held = np.bincount(parts, weights=stays) > 0
+    mean = np.bincount(parts, weights=np.where(stays, 0, scores)) / np.bincount(parts)
+    order = np.lexsort((numbers, stays, parts, np.where(held, np.inf, mean)[parts]))
+    position = np.empty_like(order)
+    position[order] = numbers
+    return position
+
+
+def _batches(graph: DependencyGraph) -> list[list[np.ndarray]]:
+    """Each link once, as unit numbers (slots, n), in the order in which they pair what the ones before have joined.
+
+    First the pieces of one group, then one unit for another, then one unit (a head) for several: the channels that go
+    with a head are then whole pairs of halves.
+    """
+    links = {id(link): link for group in graph.groups for link in group.links if len(link.slots) > 1}
+    batches: list[list[np.ndarray]] = [[], [], []]
+    for link in links.values():
+        slots = np.stack([graph.start(name) + np.asarray(units, dtype=np.int64) for name, units in link.slots])
+        alone = all(len(np.unique(slot)) == len(slot) for slot in slots)
+        within = len({name for name, _ in link.slots}) == 1
+        batches[0 if alone and within else 1 if alone else 2].append(slots)
+    return [slots for slots in batches if slots]

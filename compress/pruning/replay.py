@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -84,15 +85,17 @@ def mask_in_place(model: nn.Module, edits: Edits) -> nn.Module:
 def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int = 0) -> nn.Module:
     """A copy with random parameters and norm statistics, whatever the real ones are: what zero weights hide shows here.
 
+    It shares no parameter with the model.
+
     Matrices and kernels: normal with standard deviation gain / sqrt(fan-in). Scales of norms: uniform in [0.5, 1.5];
     running variances too. Everything else: normal with standard deviation 0.1.
     """
     generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(NUMBERS, generator=generator)
-    uniform = torch.rand(NUMBERS, generator=generator) + 0.5
+    normal, uniform = _numbers(seed)
     random = {}
     for name, tensor in named_tensors(model).items():
         if not tensor.is_floating_point():
+            random[name] = tensor.detach().clone()
             continue
         shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
         start = int(torch.randint(NUMBERS, (), generator=generator))
@@ -109,14 +112,21 @@ def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int
     return copy_with(model, random)
 
 
+@functools.cache
+def _numbers(seed: int) -> tuple[Tensor, Tensor]:
+    """(NUMBERS,) normal with standard deviation 1, and (NUMBERS,) uniform in [0.5, 1.5]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(NUMBERS, generator=generator), torch.rand(NUMBERS, generator=generator) + 0.5
+
+
 def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     """As many of the (NUMBERS,) as the shape holds, from `start` on and round again, times the scale."""
-    end = start + math.prod(shape)
-    if end <= NUMBERS:
-        return (numbers[start:end] * scale).reshape(shape)
-    scaled = numbers * scale
-    rounds = [scaled[start:], *[scaled] * (end // NUMBERS - 1), scaled[: end % NUMBERS]]
-    return torch.cat(rounds).reshape(shape)
+    fresh = torch.empty(math.prod(shape))
+    for free in torch.split(fresh, [min(NUMBERS - start, len(fresh)), max(len(fresh) - NUMBERS + start, 0)]):
+        for part in free.split(NUMBERS):
+            torch.mul(numbers[start : start + len(part)], scale, out=part)
+        start = 0
+    return fresh.view(shape)
 
 
 class MaskedRun(TorchDispatchMode):

@@ -130,19 +130,37 @@ def _solve(graph: DependencyGraph, alive: Array) -> dict[Attribute, int]:
                 break
         else:
             raise Conflict(
-                _labels_of(need),
+                _in_the_way(need, graph, alive),
                 f"{need.where} writes a size that cannot become {target(need)} by changing an attribute",
             )
     for need in graph.needs:
         if _value(need, lookup) != target(need):
             raise Conflict(
-                _labels_of(need), f"{need.where} writes the size {need.value} with an attribute that has other users"
+                _in_the_way(need, graph, alive),
+                f"{need.where} writes the size {need.value} with an attribute that has other users",
             )
     return {leaf: value for leaf, value in solved.items() if value != graph.attributes[leaf]}
 
 
-def _labels_of(need: Need) -> Array:
-    return np.zeros(0, dtype=np.int64) if need.labels is None else need.labels
+def _in_the_way(need: Need, graph: DependencyGraph, alive: Array) -> Array:
+    """What is cut and could stay for a need: what it counts, the sizes it is made of, or what its attributes count."""
+    written = set(leaves(need.expression))
+    read = [
+        block.labels.ravel()
+        for leaf in written
+        if isinstance(leaf, Size)
+        for block in graph.sizes[leaf.value][1]
+        if leaf.dim in block.dims
+    ]
+    shared = [
+        other.labels for other in graph.needs if other.labels is not None and written & {*leaves(other.expression)}
+    ]
+    none = np.zeros(0, dtype=np.int64)
+    for arrays in ([] if need.labels is None else [need.labels], read, shared):
+        found = np.concatenate([none, *arrays])
+        if not alive[found].all():
+            return found
+    return none
 
 
 def _value(need: Need, lookup: Any) -> int | None:

@@ -62,9 +62,7 @@ def read_weights(path: Path, model: nn.Module) -> None:
         raise CompressError(f"{path}: not this network's weights ({line}); remove the stage's folder") from None
 
 
-def restore(
-    path: Path, model: nn.Module, optimizer: optim.Optimizer, average: Mapping[str, Tensor] = NONE
-) -> Standing:
+def restore(path: Path, model: nn.Module, optimizer: optim.Optimizer, average: Mapping[str, Tensor] = NONE) -> Standing:
     """Load a checkpoint into model, optimizer and averaged weights, in place, and say where training stood.
 
     Raises CompressError where the file is no checkpoint, or one of another network.

@@ -249,6 +249,34 @@ def test_a_size_used_as_a_number_stays():
     assert pruned.model.width == 6 and pruned.model.v.out_features == 2
 
 
+def test_a_size_that_cannot_follow_keeps_what_it_was_read_from_and_nothing_else():
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Linear(n, m) for n, m in ((5, 16), (16, 16), (16, 12), (12, 3)))
+
+        def forward(self, x):
+            y = self.a(x)
+            rows = self.b(y).view(len(x), 4, y.shape[1] * y.shape[1] // 64)
+            return self.d(self.c(rows.softmax(-1).flatten(1)).relu())
+
+    pruned = cut(Squared(), torch.rand(2, 5))
+    assert (pruned.model.a.out_features, pruned.model.c.out_features) == (16, 6)
+
+
+def test_an_attribute_that_divides_a_size_is_a_number():
+    class Divided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.heads = nn.Linear(5, 8), nn.Linear(2, 3), 4
+
+        def forward(self, x):
+            return self.b(self.a(x).view(len(x), self.heads, -1)) * (x.shape[-1] / self.heads)
+
+    pruned = cut(Divided(), torch.rand(2, 5))
+    assert (pruned.model.heads, pruned.model.a.out_features) == (4, 4)
+
+
 def test_types_that_the_code_fixes_are_verified_as_they_are():
     class Mixed(nn.Module):
         def __init__(self) -> None:

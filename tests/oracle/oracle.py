@@ -25,17 +25,22 @@ NUMBER = (1 << 32) - 1
 def number_every_element(model: nn.Module, seed: int = 0, gain: float = 1) -> nn.Module:
     """Random float64 weights of a sane size, positive variances, and in each its number. In place.
 
+    Buffers that are no statistics are constants of the code (a table, a variance) and keep their values, to 2^-20.
+
     gain: of matrices and kernels, relative to what keeps a ReLU network's activations at one size.
     """
     model.double()
     generator = torch.Generator().manual_seed(seed)
     variances = {id(m.running_var) for m in model.modules() if getattr(m, "running_var", None) is not None}
+    means = {id(m.running_mean) for m in model.modules() if getattr(m, "running_mean", None) is not None}
     scales = {id(m.weight) for m in model.modules() if _is_norm(m) and m.weight is not None}
     position = 0
     for tensor in _floats(model).values():
         values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if id(tensor) in variances or id(tensor) in scales:
             values = values.abs() + 0.5
+        elif not isinstance(tensor, nn.Parameter) and id(tensor) not in means and torch.isfinite(tensor).all():
+            values = tensor.detach().clone()
         elif tensor.ndim > 1:
             values *= gain * (2 / max(tensor[0].numel(), 1)) ** 0.5
         else:
@@ -105,12 +110,13 @@ def compare(
     train: bool = False,
     silent: Sequence[str] = (),
     gone: Iterable[str] = (),
+    without_zeros: bool = False,
 ) -> float:
     """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
 
     silent: modules of the original whose outputs are replaced by zeros, where residual branches were taken out; gone:
-    names of parameters and buffers that may have gone with them.
-
+    names of parameters and buffers that may have gone with them. without_zeros: see `OnSurvivors`, for networks with
+    norms that they write themselves.
     Returns the largest difference relative to the largest element of its tensor.
     """
     survivors = find_survivors(model, cut, gone)
@@ -118,7 +124,7 @@ def compare(
     for path in silent:
         masked.get_submodule(path).register_forward_hook(lambda m, i, output: torch.zeros_like(output))
     decisions = Decisions()
-    with OnSurvivors(masked, survivors), decisions:
+    with OnSurvivors(masked, survivors, without_zeros), decisions:
         want = _run(masked, inputs)
     following = Decisions(decisions.taken)
     with following:
@@ -197,10 +203,17 @@ def _run(model: nn.Module, inputs: Any) -> list[Tensor]:
 
 
 class OnSurvivors(TorchFunctionMode):
-    """While it is active, layer, group and weight norms of a masked model see the survivors of their weights only."""
+    """While it is active, norms of a masked model see the survivors of their weights only.
 
-    def __init__(self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]]) -> None:
+    without_zeros: means and variances over a dimension, of which hand-written norms are made, see those positions that
+    are not zero throughout: a removed channel is; so is one that lives and is dead behind its ReLU.
+    """
+
+    def __init__(
+        self, masked: nn.Module, survivors: dict[str, tuple[np.ndarray, ...]], without_zeros: bool = False
+    ) -> None:
         super().__init__()
+        self.without_zeros = without_zeros
         floats = _floats(masked)
         whole = {name: tuple(np.arange(n) for n in tensor.shape) for name, tensor in floats.items()}
         self.survivors = {
@@ -213,6 +226,12 @@ class OnSurvivors(TorchFunctionMode):
             return self._group_norm(*args, **kwargs)
         if func is F.layer_norm and self._weight(func, args, kwargs) is not None:
             return self._layer_norm(*args, **kwargs)
+        if func is F.rms_norm and self._weight(func, args, kwargs) is not None:
+            return self._rms_norm(*args, **kwargs)
+        if func is F.batch_norm and kwargs.get("training") and args[0].ndim == 3 and len(args[0]) == 1:
+            return _standardise_weights(*args, **kwargs)
+        if self.without_zeros and getattr(func, "__name__", "") in STATISTICS and isinstance(args[0], Tensor):
+            return func(_without_zeros(*args, **kwargs), *args[1:], **kwargs)
         if func is torch._weight_norm:
             return func(*args, **kwargs).nan_to_num()  # a removed row is 0 / 0
         return func(*args, **kwargs)
@@ -248,6 +267,32 @@ class OnSurvivors(TorchFunctionMode):
             shape[dim] = x.shape[dim]
             part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
         return part * weight + (0 if bias is None else bias)
+
+    def _rms_norm(self, x: Tensor, normalized_shape: Any, weight: Tensor, eps: float | None = None) -> Tensor:
+        (alive,) = self.survivors[id(weight)]
+        part = x.index_select(-1, alive)
+        eps = torch.finfo(x.dtype).eps if eps is None else eps
+        part = part / (part.square().mean(-1, keepdim=True) + eps).sqrt()
+        return torch.zeros(x.shape, dtype=x.dtype).index_copy(-1, alive, part) * weight
+
+
+def _standardise_weights(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Batch norm of a weight (1, out, in) by its own statistics: over what is not zero throughout."""
+    alive = (x != 0).flatten(0, 1).any(0).nonzero().flatten()
+    part = F.batch_norm(x.index_select(2, alive), *args, **kwargs)
+    return torch.zeros_like(x).index_copy(2, alive, part)
+
+
+STATISTICS = ("mean", "var", "std", "var_mean", "std_mean")
+
+
+def _without_zeros(x: Tensor, dim: Any = None, *rest: Any, **options: Any) -> Tensor:
+    """x without the positions along `dim` (one dimension) that are zero throughout."""
+    dims = dim if isinstance(dim, list | tuple) else (dim,)
+    if len(dims) != 1 or isinstance(dims[0], bool) or not isinstance(dims[0], int) or x.ndim < 2:
+        return x
+    alive = (x.movedim(dims[0], 0).flatten(1) != 0).any(1)
+    return x.index_select(dims[0], alive.nonzero().flatten()) if alive.any() and not alive.all() else x
 
 
 class Decisions(TorchDispatchMode):

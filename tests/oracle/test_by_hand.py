@@ -216,6 +216,95 @@ def chunk_slice_and_unbind():
 
 
 @case
+def a_chunk_in_unequal_parts():
+    def forward(m, x):
+        a, b, c = m.first(x).chunk(3, 1)  # 6, 6 and 4 of 16
+        return m.last(torch.cat([m.a(a) + b, c], 1))
+
+    return Apply(forward, **ends(16, 10), a=conv(6, 6)), torch.rand(IMAGE), 0.6
+
+
+@case
+def a_split_with_a_shorter_last_part():
+    def forward(m, x):
+        a, b, c = m.first(x).split(m.width, 1)  # 6, 6 and 4 of 16
+        return m.last(torch.cat([m.a(a) + b, c], 1))
+
+    return Apply(forward, **ends(16, 10), a=conv(6, 6), width=6), torch.rand(IMAGE), 0.6
+
+
+@case
+def windows_weighed_by_heads():
+    def forward(m, x):
+        y = m.first(x)
+        b, c, h, w = y.shape
+        size = m.window * m.window
+        v = F.unfold(m.v(y), m.window, padding=1).reshape(b, m.heads, c // m.heads, size, h * w).permute(0, 1, 4, 3, 2)
+        weights = m.weights(y.permute(0, 2, 3, 1)).reshape(b, h * w, m.heads, size, size).permute(0, 2, 1, 3, 4)
+        mixed = (weights.softmax(-1) @ v).permute(0, 1, 4, 3, 2).reshape(b, c * m.window * m.window, h * w)
+        return m.last(F.fold(mixed, (h, w), m.window, padding=1))
+
+    layers = {"v": conv(16, 16, 1), "weights": nn.Linear(16, 4 * 81)}
+    return Apply(forward, **ends(16), **layers, heads=4, window=3), torch.rand(IMAGE), 0.35
+
+
+@case
+def heads_as_images():
+    def forward(m, x):
+        y = m.first(x)
+        b, c, h, w = y.shape
+        pooled = m.pool(y.reshape(b * m.heads, c // m.heads, h, w))
+        return m.last(pooled.reshape(b, c, h, w))
+
+    return Apply(forward, **ends(16), pool=conv(4, 4, groups=4), heads=4), torch.rand(IMAGE), 0.6
+
+
+class Standardised(nn.Conv2d):
+    """Its weight has mean 0 and variance 1 over what each output reads, times a gain."""
+
+    def __init__(self, *sizes: int, **options: Any) -> None:
+        super().__init__(*sizes, **options)
+        self.gain = nn.Parameter(torch.ones(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, self.gain.view(-1), training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding)
+
+
+@case
+def standardised_weights():
+    layers = {"a": Standardised(8, 12, 3, padding=1), "b": Standardised(12, 8, 1)}
+    return Apply(lambda m, x: m.last(m.b(m.a(m.first(x)).relu())), **ends(8), **layers), torch.rand(IMAGE), 0.4
+
+
+@case
+def channels_flattened_with_tokens():
+    model = Apply(
+        lambda m, x: m.head((m.embed(x) + m.positions).flatten(1)),
+        {"positions": torch.rand(1, 5, 16)},
+        embed=nn.Linear(12, 16),
+        head=nn.Linear(80, 3),
+    )
+    return model, torch.rand(TOKENS), 0.55
+
+
+@case
+def heads_over_halves():
+    def forward(m, x):
+        y = m.first(x)
+        a, b = y.chunk(2, 1)
+        y = torch.cat([m.a(a), b], 1).flatten(2).transpose(1, 2)  # (N, 64, 16)
+        b, n, c = y.shape
+        q, k, v = m.qkv(y).reshape(b, n, 3, m.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = ((q.mT @ k).softmax(-1) @ v.mT).permute(0, 3, 1, 2).reshape(b, n, c)
+        return m.last((y + m.out(mixed)).transpose(1, 2).unflatten(2, (8, 8)))
+
+    layers = {"a": conv(8, 8, groups=8), "qkv": nn.Linear(16, 48), "out": nn.Linear(16, 16)}
+    return Apply(forward, **ends(16), **layers, heads=4), torch.rand(IMAGE), 0.36
+
+
+@case
 def concat_of_concat():
     def forward(m, x):
         y = m.first(x)

@@ -10,48 +10,62 @@ HEAD = """# The zoo
 What `compress.prune(model, inputs, ratio=0.5)` makes of networks it has never seen, and what Torch-Pruning 1.6.1 makes
 of the same question (l2 magnitude over groups, told which layers give the outputs, otherwise as it comes). Both results
 go through the value oracle of `tests/oracle`: every weight carries its own number, so that each surviving element tells
-where it comes from; everything else is zeroed in the original, and in float64 the two must agree to 1e-9.
+where it comes from; everything else is zeroed in the original, and in float64 the two must agree to 1e-9 (to 1e-6 where
+the network's own code rounds to float32).
 
 ```
-python tests/zoo/zoo.py run {sources} --tools compress torch-pruning
+for source in {sources}; do python tests/zoo/zoo.py run $source --tools compress torch-pruning; done
 python tests/zoo/zoo.py table
 ```
 
+{totals}
+
 *left*: the share of the parameters that is left. *error*: the largest relative difference to the masked network, by the
 oracle in float64; models above 100 million parameters, and those that run in float32 only, are compared by `prune`'s
-own verification alone (on random and on their own weights; marked v). *frozen*: groups that stay whole, of all. *s*:
-seconds on one core of a machine that others used as well, for `prune` with verification: an order of magnitude, not a
-benchmark. Models that are not in the table were not run yet.
+own verification alone (on random and on their own weights; marked v). *frozen*: groups that stay whole, of all. Times
+are not given, because the machine was shared: `benchmarks/peer.py` measures them. A model that fails "not done after"
+some seconds was cut off on that busy machine. Models that are not in a table were not run yet.
 """
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-    parts = [HEAD.format(sources=" ".join(results))]
+def page(results: dict[str, dict[str, Any]], known: dict[str, int]) -> str:
+    """known: how many models each source names."""
+    parts = [HEAD.format(sources=" ".join(results), totals=totals(results, known))]
     for source, models in results.items():
         if models:
-            parts += [f"## {source}\n", summary(models), table(models), reasons(models), obstacles(models)]
+            parts += [f"## {source}\n", table(models), reasons(models), obstacles(models)]
     return "\n".join(part for part in parts if part)
 
 
-def summary(models: dict[str, Any]) -> str:
-    ours = [found["compress"] for found in models.values()]
-    theirs = [found["torch-pruning"] for found in models.values() if found["torch-pruning"]]
-    right = [found for found in ours if found["status"] == "ok"]
-    verified = sum(len(found["by_verification"]) for found in right)
-    half = sum(found["left"] <= 0.45 for found in right)
-    text = (
-        f"{len(models)} models: {len(right)} cut and right, {half} of them to 0.45 of their parameters or less; "
-        f"{verified} groups frozen by verification."
-    )
-    if theirs:
-        text += f" Torch-Pruning: {sum(t['status'] == 'ok' for t in theirs)} of {len(theirs)} cut and right."
-    return text + "\n"
+def totals(results: dict[str, dict[str, Any]], known: dict[str, int]) -> str:
+    """One row a source: how many models there are, were run, and came out how."""
+    head = [
+        "| source | models | run | cut and right | 0.45 or less left | groups frozen by verification | failed "
+        "| Torch-Pruning right |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = []
+    for source, models in results.items():
+        ours = [found["compress"] for found in models.values()]
+        theirs = [found["torch-pruning"] for found in models.values() if found["torch-pruning"]]
+        right = [found for found in ours if found["status"] == "ok"]
+        counts = [
+            known[source],
+            len(ours),
+            len(right),
+            sum(found["left"] <= 0.45 for found in right),
+            sum(len(found["by_verification"]) for found in right),
+            len(ours) - len(right),
+        ]
+        peer = f"{sum(t['status'] == 'ok' for t in theirs)} of {len(theirs)}"
+        rows.append(f"| {source} | {' | '.join(map(str, counts))} | {peer} |")
+    return "\n".join(head + rows)
 
 
 def table(models: dict[str, Any]) -> str:
     rows = [
-        "| model | parameters | groups | frozen | left | error | s | Torch-Pruning: left | s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| model | parameters | groups | frozen | left | error | Torch-Pruning: left |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, found in models.items():
         ours, theirs = found["compress"], found["torch-pruning"]
@@ -63,21 +77,19 @@ def table(models: dict[str, Any]) -> str:
                 str(sum(ours["frozen"].values())),
                 f"{ours['left']:.2f}",
                 error,
-                f"{ours['seconds']:.1f}",
             ]
         else:
-            cells = ["", "", "", f"fails: {shortened(ours['why'])}", "", ""]
-        rows.append(f"| {name} | {' | '.join(cells)} | {' | '.join(torch_pruning_cells(theirs))} |")
+            cells = ["", "", "", f"fails: {shortened(ours['why'])}", ""]
+        rows.append(f"| {name} | {' | '.join(cells)} | {torch_pruning_cell(theirs)} |")
     return "\n".join(rows) + "\n"
 
 
-def torch_pruning_cells(theirs: dict[str, Any] | None) -> list[str]:
+def torch_pruning_cell(theirs: dict[str, Any] | None) -> str:
     if theirs is None:
-        return ["", ""]
+        return "not run"
     if theirs["status"] == "ok":
-        unproven = " (not compared)" if isinstance(theirs["oracle"], str) else ""
-        return [f"{theirs['left']:.2f}{unproven}", f"{theirs['seconds']:.1f}"]
-    return [f"fails: {shortened(theirs['why'])}", ""]
+        return f"{theirs['left']:.2f}{' (not compared)' if isinstance(theirs['oracle'], str) else ''}"
+    return f"fails: {shortened(theirs['why'])}"
 
 
 def shortened(why: str) -> str:

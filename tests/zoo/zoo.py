@@ -1,21 +1,23 @@
 """Names of models in, each cut in a process of its own with limits, results kept as JSON, the table of docs/zoo.md out.
 
-    python tests/zoo/zoo.py run torchvision            # what has no result yet, or an old one
-    python tests/zoo/zoo.py run torchvision 'resnet*'  # these, if their results are old
-    python tests/zoo/zoo.py run torchvision --failed   # only what failed last time
-    python tests/zoo/zoo.py table                      # docs/zoo.md from the results
+python tests/zoo/zoo.py run torchvision            # what has no result yet, or an old one
+python tests/zoo/zoo.py run torchvision 'resnet*'  # these, if their results are old
+python tests/zoo/zoo.py run torchvision --failed   # only what failed last time
+python tests/zoo/zoo.py table                      # docs/zoo.md from the results
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import json
+import multiprocessing
+import os
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,26 +45,37 @@ def load(results: Path, source: str, name: str, tool: str) -> dict[str, Any] | N
     return json.loads(path.read_text()) if path.exists() else None
 
 
+@functools.cache
+def server(source: str) -> Any:
+    """Where processes come from that have imported everything already."""
+    known = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{known}" if known else str(HERE)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attempt", f"{source}_models"])
+    return context
+
+
 def attempt(source: str, name: str, tool: str, seconds: int, gib: float) -> dict[str, Any]:
     """One model in a process of its own; a crash, a hang or too much memory is a result."""
-    limit = int(gib * 2**30)
-    command = [sys.executable, str(HERE / "attempt.py"), source, name, tool]
+    receiver, sender = server(source).Pipe(duplex=False)
+    process = server(source).Process(target=_examine, args=(sender, source, name, tool, int(gib * 2**30)), daemon=True)
+    process.start()
+    sender.close()
     try:
-        run = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
-        )
-    except subprocess.TimeoutExpired:
+        if receiver.poll(seconds):
+            return receiver.recv()
         return {"status": "failed", "why": f"not done after {seconds} s"}
-    try:
-        return json.loads(run.stdout.splitlines()[-1])
-    except (IndexError, json.JSONDecodeError):
-        last = (run.stderr.strip().splitlines() or ["nothing said"])[-1]
-        return {"status": "failed", "why": f"process ended with {run.returncode}: {last}"[:300]}
+    except EOFError:
+        process.join()
+        return {"status": "failed", "why": f"the process ended with {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _examine(sender: Any, source: str, name: str, tool: str, limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    sender.send(importlib.import_module("attempt").examine(source, name, tool))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -117,13 +130,15 @@ def main() -> None:
 def write_table(options: argparse.Namespace) -> None:
     from table import page
 
+    sys.path.insert(0, str(HERE))
     results: dict[str, Any] = {source: {} for source in SOURCES}
+    known = {source: len(importlib.import_module(f"{source}_models").names()) for source in SOURCES}
     for source in SOURCES:
         for path in sorted((options.results / source).glob("*.compress.json")):
             name = path.name.removesuffix(".compress.json").replace("~", "/")
             tools = ("compress", "torch-pruning")
             results[source][name] = {tool: load(options.results, source, name, tool) for tool in tools}
-    (ROOT / "docs" / "zoo.md").write_text(page(results))
+    (ROOT / "docs" / "zoo.md").write_text(page(results, known))
 
 
 if __name__ == "__main__":

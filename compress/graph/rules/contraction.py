@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..labels import Array, Block, Labels, Layout, Term
+from ..labels import Array, Block, Labels, Layout, Term, place_blocks
 from ..tape import Call, Value
 from .elementwise import join_layouts
 from .reduce import freeze_along, without
@@ -64,9 +64,10 @@ def convolution(call: Call, labels: Labels) -> Layout:
     freeze_along(x, convolved, f"{call.where} convolves over it", labels)
     size = call.outs[0].shape
     spatial = prod((x.shape if transposed else size)[dim] for dim in convolved)
-    along, along_factors = factor(x, passing, labels)
+    batch = list(range(channels))  # which carries heads where each is an image of its own
+    along, along_factors = factor(x, [*batch, *passing], labels)
     wide, wide_factors = factor(weight, [0, 1], labels)
-    constant = prod(size[:channels]) * spatial * prod(weight.shape[2:])
+    constant = spatial * prod(weight.shape[2:])
     labels.terms.append(Term(constant * along * wide, tuple(along_factors + wide_factors)))
     if groups == 1:
         contract(x, channels, weight, w_in, labels, call.where)
@@ -74,8 +75,8 @@ def convolution(call: Call, labels: Labels) -> Layout:
     else:
         out = _grouped(call, x, weight, channels, groups, transposed, labels)
     _add_bias(bias, out, labels, call.where)
-    carried = [(channels, out), *((dim, labels.along(x, dim)) for dim in passing)]
-    return tuple(Block((dim,), found) for dim, found in carried if found is not None)
+    carried = [*((dim, labels.along(x, dim)) for dim in (*batch, *passing)), (channels, out)]
+    return place_blocks(((dim,), found, ()) for dim, found in carried if found is not None)
 
 
 def _pointwise(call: Call, channels: int) -> list[int]:

@@ -26,6 +26,11 @@ def batch_norm(call: Call, labels: Labels) -> list[Layout]:
         if isinstance(vector, Value):
             labels.role(vector, 0, "norm")
             _tie(x, dim, vector, labels, call)
+    if len(call.args) > 5 and call.args[5] is True:  # by its own statistics: a weight that is standardised
+        for other in range(len(x.shape)):
+            found = labels.along(x, other) if other != dim else None
+            if found is not None:
+                labels.reduces([(0, other, found), (-1, other, found)])
     return [labels.of(x)] + [()] * (len(call.outs) - 1)
 
 

@@ -1,4 +1,4 @@
-"""Reshapes and transposes: both shapes are factored into matching segments, and label arrays are reshaped with them."""
+"""Reshapes: both shapes are factored into matching segments, and label arrays are reshaped with them."""
 
 from __future__ import annotations
 
@@ -9,59 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..ints import Size
-from ..labels import Array, Block, Labels, Layout, place_blocks
+from ..labels import Array, Block, Labels, Layout, Merge, place_blocks
 from ..tape import Call, Value
 from .table import rule
 
 EXPLICIT = {"view", "reshape", "unflatten", "_unsafe_view", "expand", "resize"}
 """Python-level calls whose arguments write sizes out; every other reshape's sizes follow by themselves."""
-
-
-@rule("permute", "transpose", "t", "movedim", "swapaxes", "numpy_T", "swapdims")
-def permute(call: Call, labels: Labels) -> Layout:
-    """Dimensions change places, labels with them."""
-    x = call.args[0]
-    n = len(x.shape)
-    order = list(range(n))
-    if call.op == "permute":
-        order = [d % n for d in call.args[1]]
-    elif call.op == "t":
-        order.reverse()
-    else:
-        a, b = call.args[1] % n, call.args[2] % n
-        order[a], order[b] = order[b], order[a]
-    where = {old: new for new, old in enumerate(order)}
-    return place_blocks((tuple(where[d] for d in b.dims), b.labels, b.axes) for b in labels.of(x))
-
-
-@rule("as_strided")
-def as_strided(call: Call, labels: Labels) -> Layout:
-    """Another memory format of the same shape keeps everything; any other view of the memory is nobody's guess."""
-    x = call.args[0]
-    if x.shape == call.outs[0].shape:
-        return labels.of(x)
-    for found in labels.all_labels(x):
-        labels.pin(found, f"{call.where} views the memory in another shape")
-    return ()
-
-
-@rule("unsqueeze")
-def unsqueeze(call: Call, labels: Labels) -> Layout:
-    """A new dimension of size 1."""
-    x, dim = call.args
-    dim %= len(x.shape) + 1
-    return tuple(Block(tuple(d + (d >= dim) for d in b.dims), b.labels, b.axes) for b in labels.of(x))
-
-
-@rule("squeeze")
-def squeeze(call: Call, labels: Labels) -> Layout:
-    """Dimensions of size 1 go; they carry nothing."""
-    x = call.args[0]
-    dims = call.args[1] if len(call.args) > 1 else tuple(range(len(x.shape)))
-    dims = (dims,) if isinstance(dims, int) else dims
-    gone = {d % len(x.shape) for d in dims if x.shape[d] == 1}
-    moved = {d: d - sum(g < d for g in gone) for d in range(len(x.shape))}
-    return tuple(Block(tuple(moved[d] for d in b.dims), b.labels, b.axes) for b in labels.of(x))
 
 
 @rule("expand", "broadcast_to", "expand_as")
@@ -221,10 +174,15 @@ def _reshape_run(
     ins = [d for segment in run for d in segment[0]]
     outs = [d for segment in run for d in segment[1]]
     if len(inside) > 1:
-        if len(ins) == len(outs):  # nothing is merged or split
+        if [x.shape[d] for d in ins] == [out[d] for d in outs]:  # nothing is merged or split
             return _carry(call, inside, dict(zip(ins, outs, strict=True)), sizes, labels)
         weak = [block for block in inside if block.labels.flat[0] in labels.weak]
         strong = [block for block in inside if block.labels.flat[0] not in labels.weak]
+        if len(strong) > 1:
+            spread = [_spread(block, ins, x.shape).reshape([out[d] for d in outs]) for block in inside]
+            varying = [k for k in range(len(outs)) if not all(_constant_along(part, k) for part in spread)]
+            if len(varying) == 1:
+                return _merge(call, spread, outs, varying[0], sizes, labels)
         for block in inside if len(strong) > 1 else weak:
             labels.pin(block.labels, f"{call.where} merges dimensions that both carry channels")
         if len(strong) != 1:
@@ -233,10 +191,7 @@ def _reshape_run(
     block = inside[0]
     if len(ins) == len(outs) and all(x.shape[i] == out[o] for i, o in zip(ins, outs, strict=True)):
         return _carry(call, inside, dict(zip(ins, outs, strict=True)), sizes, labels)
-    full = np.broadcast_to(
-        block.labels.reshape([x.shape[d] if d in block.dims else 1 for d in ins]), [x.shape[d] for d in ins]
-    )
-    reshaped = full.reshape([out[d] for d in outs])
+    reshaped = _spread(block, ins, x.shape).reshape([out[d] for d in outs])
     varying = [k for k in range(len(outs)) if not _constant_along(reshaped, k)]
     if not varying:
         varying = [0]
@@ -260,6 +215,25 @@ def _reshape_run(
         else:
             labels.rigid.setdefault(axes[position], f"{call.where} writes the size {int(size)} as a constant")
     return [(dims, kept, axes)]
+
+
+def _merge(
+    call: Call, spread: list[Array], outs: list[int], at: int, sizes: list[Any], labels: Labels
+) -> list[tuple[tuple[int, ...], Array, tuple[int, ...]]]:
+    """Several dimensions with channels become one: which of them may shrink is decided after the tape."""
+    parts = tuple(part[tuple(slice(None) if k == at else 0 for k in range(len(outs)))] for part in spread)
+    found = labels.fresh(len(parts[0]))
+    labels.merges.append(Merge(found, parts, call.where))
+    for k, dim in enumerate(outs):
+        if sizes[dim] is not None:
+            labels.need(sizes[dim], found if k == at else None, call.where)
+    return [((outs[at],), found, ())]
+
+
+def _spread(block: Block, ins: list[int], shape: tuple[int, ...]) -> Array:
+    """The block's labels over all dimensions of a run."""
+    own = block.labels.reshape([shape[d] if d in block.dims else 1 for d in ins])
+    return np.broadcast_to(own, [shape[d] for d in ins])
 
 
 def _constant_along(array: Array, axis: int) -> bool:

@@ -141,12 +141,8 @@ def split(call: Call, labels: Labels) -> list[Layout]:
 
 def _bind_pieces(call: Call, found: Array, pieces: list[slice], labels: Labels) -> None:
     name, args, kwargs = call.python or ("", (), {})
-    lengths = {piece.stop - piece.start for piece in pieces}
     if not name.startswith(("split", "unsafe_split", "tensor_split")):  # a chunk, or the gates of a recurrent cell
-        if len(lengths) == 1:
-            labels.link([found[piece] for piece in pieces], f"{call.where} chunks it in {len(pieces)}")
-        else:
-            labels.pin(found, f"{call.where} chunks {len(found)} channels in {len(pieces)} unequal parts")
+        _keep_lengths(found, pieces, f"{call.where} chunks it in {len(pieces)}", labels)
         return
     sizes = kwargs.get("split_size_or_sections", kwargs.get("split_size", kwargs.get("split_sizes")))
     if sizes is None:
@@ -155,11 +151,23 @@ def _bind_pieces(call: Call, found: Array, pieces: list[slice], labels: Labels) 
         for size, piece in zip(sizes, pieces, strict=True):
             labels.need(size, found[piece], call.where)
         return
-    if isinstance(sizes, int) and len(lengths) == 1:
-        labels.link([found[piece] for piece in pieces], f"{call.where} splits it in {len(pieces)}")
+    if isinstance(sizes, int):
+        _keep_lengths(found, pieces, f"{call.where} splits it in {len(pieces)}", labels)
         labels.need(sizes, found[pieces[0]], call.where)
         return
     labels.pin(found, f"{call.where} splits it at constant positions")
+
+
+def _keep_lengths(found: Array, pieces: list[slice], reason: str, labels: Labels) -> None:
+    """Pieces of one length but for a shorter last one stay so: n channels in chunks of ceil(n / parts).
+
+    The last is d shorter than the others, d < parts, so what the others have beyond its length stays: they keep
+    k >= d, it keeps k - d, and ceil((pieces * k - d) / parts) is k again.
+    """
+    shortest = len(found[pieces[-1]])
+    labels.link([found[piece][:shortest] for piece in pieces], reason)
+    for piece in pieces:
+        labels.pin(found[piece][shortest:], f"{reason} of unequal length")
 
 
 @rule("unbind", "select")
