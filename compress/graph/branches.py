@@ -14,6 +14,7 @@ from .flow import Flow
 from .graph import Frozen, Group
 from .labels import Labels, call_values
 from .rules.contraction import PRODUCTS
+from .shell import named_tensors
 from .standins import form, holds_range, stand_ins
 from .tape import Invocation, Tape, Value
 
@@ -24,7 +25,7 @@ def find_blocks(tape: Tape, labels: Labels, groups: Sequence[Group], model: nn.M
     A branch with parameters counts whose values go nowhere else. Where it also depends on something else, or no
     replacement of modules takes it out, it is there with the reason, frozen.
     """
-    run = _Run(tape, Flow.of(tape), _names(model), labels)
+    run = _Run(tape, Flow.of(tape), model, labels)
     found: list[Block] = []
     for number, call in enumerate(tape.calls):
         if call.op in ("add", "add_") and number in run.flow.live:
@@ -40,13 +41,14 @@ class _Run:
     made: name of a parameter -> the dimensions along which it makes or scales channels.
     """
 
-    def __init__(self, tape: Tape, flow: Flow, names: Mapping[str, Sequence[str]], labels: Labels) -> None:
-        self.calls, self.invocations, self.flow, self.names = tape.calls, tape.invocations, flow, names
+    def __init__(self, tape: Tape, flow: Flow, model: nn.Module, labels: Labels) -> None:
+        self.calls, self.invocations, self.flow, self.names = tape.calls, tape.invocations, flow, _names(model)
+        self.elements = {name: tensor.numel() for name, tensor in named_tensors(model).items()}
         self.of_path: dict[str, list[Invocation]] = defaultdict(list)
         for invocation in tape.invocations:
             self.of_path[invocation.path].append(invocation)
         self.starts = [invocation.start for invocation in tape.invocations]
-        self.sorted = sorted(names)
+        self.sorted = sorted(self.names)
         self.made: dict[str, list[int]] = defaultdict(list)
         for (name, dim), role in labels.roles.items():
             if role != "in" and (name, dim) in labels.places:
@@ -76,8 +78,8 @@ class _Run:
         return frozenset(tensors), frozenset(calls)
 
     def largest(self, replaced: Iterable[StandIn]) -> str:
-        """The path of the module in whose course most calls happen."""
-        return max((each.path for each in replaced), key=lambda path: sum(i.end - i.start for i in self.of_path[path]))
+        """The path of the module with the most elements in its tensors."""
+        return max(replaced, key=lambda each: sum(self.elements[name] for name in self.gone([each])[0])).path
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ class Pruned:
     def __str__(self) -> str:
         share = 1 - self.after.params / max(self.before.params, 1), 1 - self.after.macs / max(self.before.macs, 1)
         verified = "not verified" if self.verification is None else str(self.verification)
+        blocks = f"{len(self.plan.blocks)} blocks taken out; " if self.plan.blocks else ""
         return (
-            f"parameters {self.before.params:,} -> {self.after.params:,} (-{share[0]:.1%}), "
+            f"{blocks}parameters {self.before.params:,} -> {self.after.params:,} (-{share[0]:.1%}), "
             f"multiply-adds {self.before.macs:,} -> {self.after.macs:,} (-{share[1]:.1%}); {verified}"
         )
 

@@ -126,16 +126,27 @@ def remove(
 
 
 def lowest(graph: DependencyGraph, scores: np.ndarray, wanted: int, frozen: Mapping[str, str]) -> np.ndarray:
-    """(wanted,) the numbers of the blocks that score lowest. scores: (n_blocks,), NaN for those that stay.
+    """(n_blocks,) bool, the blocks that score lowest, `wanted` of them, none of which lies in another.
 
-    Raises CompressError where fewer may go, with what keeps the others.
+    scores: (n_blocks,), NaN for those that stay. Raises CompressError where fewer may go, with what keeps the others.
     """
-    free = int(np.count_nonzero(~np.isnan(scores)))
-    if free < wanted:
+    chosen = np.zeros(len(scores), dtype=bool)
+    for number in np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]:  # NaN comes last
+        if chosen.sum() < wanted:
+            chosen[number] = True
+            chosen = outermost(graph, chosen)
+    if chosen.sum() < wanted:
         kept = [f"{b.name} ({frozen.get(b.name, b.frozen)})" for b in graph.blocks if b.frozen or b.name in frozen]
         why = f"; {', '.join(kept[:3])}{f' and {len(kept) - 3} more' if len(kept) > 3 else ''} stay" if kept else ""
-        raise CompressError(f"blocks={wanted}: {free} residual branches may go, of {len(graph.blocks)} found{why}")
-    return np.argsort(np.where(np.isnan(scores), np.inf, scores), kind="stable")[:wanted]
+        found = f"{chosen.sum()} residual branches may go, of {len(graph.blocks)} found"
+        raise CompressError(f"blocks={wanted}: {found}{why}")
+    return chosen
+
+
+def outermost(graph: DependencyGraph, chosen: np.ndarray) -> np.ndarray:
+    """(n_blocks,) bool: of these blocks, those that go with no other of them."""
+    taken = [graph.blocks[number].tensors if here else frozenset() for number, here in enumerate(chosen)]
+    return chosen & np.array([not any(own < other for other in taken) for own in taken], dtype=bool)
 
 
 def infeasible(

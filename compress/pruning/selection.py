@@ -19,7 +19,7 @@ from .policy import GroupPolicy
 from .question import ask, check_blocks, check_limits, own_ratios
 from .resources import meter
 from .scoring import look, score, score_blocks
-from .search import Limits, lowest, remove
+from .search import Limits, lowest, outermost, remove
 from .shards import Shards
 from .staying import blocks_with, ignored, in_the_way, kept_by_policy, tied
 
@@ -123,8 +123,9 @@ def plan(
     if blocks == "ranked" and not np.isnan(of_blocks).all():
         joint = replace(limits, ranked=int(np.count_nonzero(~np.isnan(of_blocks))))
         fixed = remove(with_blocks(atoms, of_blocks), question, joint, meters, frozen, fixed)[graph.n_units :]
+        fixed = outermost(graph, fixed)
     elif blocks != "ranked":
-        fixed[lowest(graph, of_blocks, blocks, frozen)] = True
+        fixed = lowest(graph, of_blocks, blocks, frozen)
     gone = remove(atoms, question, limits, meters, frozen, fixed)
     taken = [block for block, goes in zip(graph.blocks, fixed, strict=True) if goes]
     inside = {name for block in taken for name in block.groups}
@@ -136,7 +137,7 @@ def plan(
     if max_ratio < 1:
         settings["max_ratio"] = float(max_ratio)
     if blocks:
-        settings["blocks"] = blocks
+        settings["blocks"] = blocks if isinstance(blocks, str) else int(blocks)
     if data is not None:
         settings["calibration"] = data.used
     if "latency" in meters:

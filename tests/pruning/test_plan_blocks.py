@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from compress_plugins.network_slimming import BNGamma
@@ -14,8 +15,10 @@ from compress_plugins.torch_export import TorchExporter
 from torch import nn
 
 import compress
-from compress import CompressError, Criterion, GroupPolicy
+from compress import CompressError, Criterion, GroupPolicy, LatencyTable
+from compress.measure.latency import Latency
 from compress.pruning.artifact import read_edits
+from compress.pruning.latency import LayerTimes
 from compress.pruning.scoring import score_blocks
 
 
@@ -62,6 +65,19 @@ class Net(nn.Module):
 X = torch.rand(1, 3, 6, 6)
 
 
+class ByName(Criterion):
+    """Blocks' scores as given."""
+
+    name = "by-name"
+    scores: dict[str, float]
+
+    def score(self, part):
+        return part.tensor.movedim(part.dim, 0).flatten(1).sum(1)
+
+    def score_block(self, block, parts):
+        return float(self.scores[block.name])
+
+
 def traced(*asked: bool, **options):
     torch.manual_seed(0)
     model = Net(*asked, **options).eval()
@@ -78,6 +94,42 @@ def test_the_lowest_go_and_the_score_is_the_mean_gamma():
     plan = compress.plan(graph, "bn-gamma", blocks=2)
     assert plan.blocks == ("blocks.0", "blocks.1") and not plan.removed
     assert "and 2 blocks" in str(plan) and plan.settings["blocks"] == 2
+
+
+def test_a_block_within_a_block_goes_with_it_and_counts_once():
+    class Nested(nn.Module):
+        def __init__(self, c: int) -> None:
+            super().__init__()
+            self.inner, self.last = Branch(c), nn.Conv2d(c, c, 1)
+
+        def forward(self, x):
+            return x + self.last(self.inner(x))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Nested(8), Branch(8), nn.Conv2d(8, 2, 1)).eval()
+    graph = compress.trace(model, X)
+    assert [block.name for block in graph.blocks] == ["1.inner", "1", "2"]
+    given = ByName(scores={"1.inner": 0, "1": 1, "2": 2})
+    assert compress.plan(graph, given, blocks=1).blocks == ("1.inner",)
+    assert compress.plan(graph, given, blocks=2).blocks == ("1", "2")
+    pruned = compress.apply(model, graph, compress.plan(graph, given, blocks=2))
+    assert set(pruned.plan.blocks) == {"1", "2"} and set(pruned.edits.replaced) == {"1", "2"}
+    assert sum(p.numel() for p in pruned.model.parameters()) == pruned.after.params
+    with pytest.raises(CompressError, match="blocks=3: 2 residual branches may go, of 3 found"):
+        compress.plan(graph, "random", blocks=3)
+
+
+def test_a_latency_table_takes_off_what_the_blocks_layers_take():
+    _model, graph = traced(False, False)
+    names = ["stem.weight", "blocks.0.body.0.weight", "blocks.1.body.2.weight"]
+    one = np.ones((1, 1))
+    layers = tuple(LayerTimes(n, np.array([1]), np.array([1]), one * 2**k) for k, n in enumerate(names))
+    table = LatencyTable(layers, Latency(9.0, 9.0, 9.0, "cpu", 1, 1, 10), 4.0, 0.5)
+    read, plan = table.meter(graph), compress.plan(graph, "bn-gamma", blocks=1)
+    elements = [8 * 16, 6 * 16, 8 * 16, 6 * 16, 8 * 16, 4]  # of what each layer puts out
+    share = 1 - sum(elements[1:3]) / sum(elements)
+    assert plan.blocks == ("blocks.0",) and read(graph.alive()) == 0.5 * 7 + 4.0
+    assert read(graph.alive(plan)) == pytest.approx(0.5 * 5 + 4.0 * share)
 
 
 def test_a_criterion_of_ones_own_ranks_blocks():

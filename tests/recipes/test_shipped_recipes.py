@@ -48,7 +48,7 @@ def test_it_is_planned_and_cuts_as_much_as_it_expects(name: str, profile: str) -
 )
 def test_it_goes_all_the_way(name: str, folder: Path) -> None:
     """The whole of `quick` with few and small images; its Darknet files are read by OpenCV."""
-    small = ["model.width=0.125", "stages.evaluate.seconds=0.5", "expect=null"]
+    small = ["model.width=0.125", "stages.pruned.min_keep=1", "stages.evaluate.seconds=0.5", "expect=null"]
     epochs = [f"stages.{stage}.epochs=1" for stage in ("baseline", "sparse", "finetuned")]
     drawn = [f"fallback_data.{setting}" for setting in ("train=16", "val=8", "image_size=96")]
     assert main(["run", name, "--profile", "quick", "--out", "out", *small, *epochs, *drawn]) == 0
