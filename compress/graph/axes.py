@@ -82,15 +82,19 @@ def settle_merges(labels: Labels, last: bool) -> None:
                 labels.pin(merge.labels, None)
         moved = len(open_) < len(labels.merges)
         labels.merges = open_
-    for merge in labels.merges if last else ():
-        shrinks = _choose(merge, components(labels.count, labels.edges))
+    if not last or not labels.merges:
+        return
+    component = components(labels.count, labels.edges)
+    stays = _pinned(labels, component)
+    for merge in labels.merges:
+        shrinks = _choose(merge, component, stays)
         labels.equal(merge.labels, shrinks)
         for part in merge.parts:
             if part is not shrinks:
                 labels.pin(part, f"{merge.where} merges it with channels that shrink")
 
 
-def _choose(merge: Merge, component: Array) -> Array:
+def _choose(merge: Merge, component: Array, stays: Array) -> Array:
     """The part that shrinks: the result lives or dies by it already, or else it has the most labels."""
 
     def rank(part: Array) -> tuple[bool, int]:
@@ -98,7 +102,7 @@ def _choose(merge: Merge, component: Array) -> Array:
         out = component[merge.labels]
         return bool((out[first][inverse] == out).all()), len(mine)
 
-    return max(merge.parts, key=rank)
+    return max((part for part in merge.parts if not stays[component[part]].all()), key=rank)
 
 
 def _pinned(labels: Labels, component: Array) -> Array:

@@ -190,10 +190,11 @@ class Labels:
         """Labels of one axis of a block, (n,): the block's own where it has only one. Rows that are alike share one."""
         if len(block.dims) == 1:
             return block.labels
-        known: dict[bytes, int] = {}
         rows = np.moveaxis(block.labels, position, 0)
-        numbers = [known.setdefault(row.tobytes(), len(known)) for row in rows]
-        lifted = self.fresh(len(known))[numbers]
+        lifted = self.fresh(len(rows))
+        if len(np.unique(rows.reshape(len(rows), -1)[:, 0])) < len(rows):  # some rows may be alike
+            known: dict[bytes, int] = {}
+            lifted = lifted[[known.setdefault(row.tobytes(), k) for k, row in enumerate(rows)]]
         self.lifts.append(Lift(lifted, block.labels, position, block.axes[position]))
         return lifted
 

@@ -224,10 +224,10 @@ class OnSurvivors(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.group_norm and self._weight(func, args, kwargs) is not None:
             return self._group_norm(*args, **kwargs)
-        if func is F.layer_norm and self._weight(func, args, kwargs) is not None:
+        if func is F.layer_norm and id(self._weight(func, args, kwargs)) in self.survivors:
             return self._layer_norm(*args, **kwargs)
-        if func is F.rms_norm and self._weight(func, args, kwargs) is not None:
-            return self._rms_norm(*args, **kwargs)
+        if func in (F.rms_norm, F.layer_norm) and (func is F.rms_norm or self.without_zeros):
+            return self._by_zeros(func, *args, **kwargs)
         if func is F.batch_norm and kwargs.get("training") and args[0].ndim == 3 and len(args[0]) == 1:
             return _standardise_weights(*args, **kwargs)
         if self.without_zeros and getattr(func, "__name__", "") in STATISTICS and isinstance(args[0], Tensor):
@@ -268,12 +268,16 @@ class OnSurvivors(TorchFunctionMode):
             part = torch.zeros(shape, dtype=x.dtype).index_copy(dim, index, part)  # -> back to the original's size
         return part * weight + (0 if bias is None else bias)
 
-    def _rms_norm(self, x: Tensor, normalized_shape: Any, weight: Tensor, eps: float | None = None) -> Tensor:
-        (alive,) = self.survivors[id(weight)]
-        part = x.index_select(-1, alive)
-        eps = torch.finfo(x.dtype).eps if eps is None else eps
-        part = part / (part.square().mean(-1, keepdim=True) + eps).sqrt()
-        return torch.zeros(x.shape, dtype=x.dtype).index_copy(-1, alive, part) * weight
+    def _by_zeros(self, func: Any, x: Tensor, shape: Any, *vectors: Any, **options: Any) -> Tensor:
+        """A norm over the last dimension on the survivors of its weight or, without one, on what is not zero."""
+        vectors = (*vectors, *(options.pop(name) for name in ("weight", "bias") if name in options))
+        known = id(vectors[0]) in self.survivors if vectors else False
+        alive = self.survivors[id(vectors[0])][0] if known else (x != 0).flatten(0, -2).any(0).nonzero().flatten()
+        if len(shape) != 1 or not len(alive):
+            return func(x, shape, *vectors, **options)
+        narrow = (v[alive] if isinstance(v, Tensor) else v for v in vectors)
+        part = func(x.index_select(-1, alive), (len(alive),), *narrow, **options)
+        return torch.zeros(x.shape, dtype=part.dtype).index_copy(-1, alive, part)
 
 
 def _standardise_weights(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -21,8 +21,9 @@ python tests/zoo/zoo.py table
 {totals}
 
 *left*: the share of the parameters that is left. *error*: the largest relative difference to the masked network, by the
-oracle in float64; models above 100 million parameters, and those that run in float32 only, are compared by `prune`'s
-own verification alone (on random and on their own weights; marked v). *frozen*: groups that stay whole, of all. Times
+oracle in float64; models above 100 million parameters, those that run in float32 only and those that average over what
+masking does not make zero are compared by `prune`'s own verification alone (on random and on their own weights; marked
+v). *frozen*: groups that stay whole, of all. Times
 are not given, because the machine was shared: `benchmarks/peer.py` measures them. A model that fails "not done after"
 some seconds was cut off on that busy machine. Models that are not in a table were not run yet.
 """
