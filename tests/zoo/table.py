@@ -23,15 +23,20 @@ python tests/zoo/zoo.py table
 *left*: the share of the parameters that is left. *error*: the largest relative difference to the masked network, by the
 oracle in float64; models above 100 million parameters, those that run in float32 only and those that average over what
 masking does not make zero are compared by `prune`'s own verification alone (on random and on their own weights; marked
-v). *frozen*: groups that stay whole, of all. Times
-are not given, because the machine was shared: `benchmarks/peer.py` measures them. A model that fails "not done after"
-some seconds was cut off on that busy machine. Models that are not in a table were not run yet.
+v). *frozen*: groups that stay whole, of all. Times are not given, because the machine was shared: `benchmarks/peer.py`
+measures them. A model that fails "not done after" some seconds was cut off on that busy machine. Models that are not in
+a table were not run yet. {older} of the results are of an earlier version of the core, and were right then.
 """
 
 
-def page(results: dict[str, dict[str, Any]], known: dict[str, int]) -> str:
-    """known: how many models each source names."""
-    parts = [HEAD.format(sources=" ".join(results), totals=totals(results, known))]
+def page(results: dict[str, dict[str, Any]], known: dict[str, int], keys: dict[str, str]) -> str:
+    """known: how many models each source names. keys: of results of the core as it is now, by source."""
+    older = sum(
+        found["compress"]["status"] == "ok" and found["compress"]["key"] != keys[source]
+        for source, models in results.items()
+        for found in models.values()
+    )
+    parts = [HEAD.format(sources=" ".join(results), totals=totals(results, known), older=older)]
     for source, models in results.items():
         if models:
             parts += [f"## {source}\n", table(models), reasons(models), obstacles(models)]

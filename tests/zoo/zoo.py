@@ -138,7 +138,7 @@ def write_table(options: argparse.Namespace) -> None:
             name = path.name.removesuffix(".compress.json").replace("~", "/")
             tools = ("compress", "torch-pruning")
             results[source][name] = {tool: load(options.results, source, name, tool) for tool in tools}
-    (ROOT / "docs" / "zoo.md").write_text(page(results, known))
+    (ROOT / "docs" / "zoo.md").write_text(page(results, known, {source: key(source, "compress") for source in SOURCES}))
 
 
 if __name__ == "__main__":
