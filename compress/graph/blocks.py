@@ -58,7 +58,8 @@ class Block:
     its modules. addition: number of the recorded call; branch: which of its arguments, 0 or 1, the branch is. tensors:
     names of the parameters and buffers that go with it. calls: numbers of the recorded calls that go with it. makers:
     (parameter, dimension) of the places that make its output. groups: names of the groups that live in it alone.
-    frozen: why it stays, None where it may go.
+    frozen: why it stays, None where it may go. turn: how many calls of the addition's op on two tensors of one shape
+    came before it: these are the same on every device, while a bias may be added by an op of its own or not.
     """
 
     name: str
@@ -70,3 +71,4 @@ class Block:
     makers: tuple[tuple[str, int], ...] = ()
     groups: tuple[str, ...] = ()
     frozen: Frozen | None = field(default=None)
+    turn: int = 0

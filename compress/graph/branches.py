@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,11 +27,17 @@ def find_blocks(tape: Tape, labels: Labels, groups: Sequence[Group], model: nn.M
     """
     run = _Run(tape, Flow.of(tape), model, labels)
     found: list[Block] = []
+    seen: Counter[str] = Counter()
     for number, call in enumerate(tape.calls):
-        if call.op in ("add", "add_") and number in run.flow.live:
-            block = _block(number, run)
-            if block is not None:
-                found.append(replace(block, groups=_inside(groups, block.tensors)))
+        pair = call.args[:2]
+        if call.op not in ("add", "add_") or not all(isinstance(value, Value) for value in pair):
+            continue
+        if pair[0].shape != pair[1].shape:
+            continue
+        block = _block(number, run) if number in run.flow.live else None
+        if block is not None:
+            found.append(replace(block, groups=_inside(groups, block.tensors), turn=seen[call.op]))
+        seen[call.op] += 1
     return tuple(_with_titles(found, {group.name for group in groups}))
 
 
@@ -93,11 +99,9 @@ class _Branch:
 
 
 def _block(addition: int, run: _Run) -> Block | None:
-    """The block that ends in an addition; None where it does not end a branch with parameters."""
+    """The block that ends in an addition of two tensors of one shape; None where no branch with parameters ends."""
     call, flow = run.calls[addition], run.flow
     pair = call.args[:2]
-    if not all(isinstance(value, Value) and value.shape == call.outs[0].shape for value in pair):
-        return None
     last = 0 if flow.maker.get(pair[0].id, -1) > flow.maker.get(pair[1].id, -1) else 1
     stream, branch = pair[1 - last], pair[last]
     if stream.id == branch.id or branch.id not in flow.moving:

@@ -142,6 +142,7 @@ class MaskedRun(TorchDispatchMode):
         self.steps = number_steps(graph)
         self.silent = dead_branches(graph, alive)
         self.seen: Counter[str] = Counter()
+        self.turns: Counter[str] = Counter()
         self.kept: list[tuple[str, int, tuple[Tensor, ...]]] | None = [] if keep else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -150,9 +151,9 @@ class MaskedRun(TorchDispatchMode):
         self.seen[name] += 1
         step = self.steps.get((name, number))
         narrowed = step is not None and any(not self.alive[labels].all() for _, _, labels in step.reducers)
-        if (name, number) in self.silent:
-            changed = _without_branch(args, self.silent[name, number], func._schema.is_mutable)
-            result = func(*changed, **(kwargs or {}))
+        branch = self._branch(name, args) if self.silent else None
+        if branch is not None:
+            result = func(*_without_branch(args, branch, func._schema.is_mutable), **(kwargs or {}))
         elif narrowed:
             assert step is not None
             result = self._on_survivors(func, step, list(args), kwargs or {})
@@ -161,6 +162,16 @@ class MaskedRun(TorchDispatchMode):
         if self.kept is not None:
             self.kept.append((name, number, tuple(t.clone() for t in collect_tensors(result))))
         return result
+
+    def _branch(self, name: str, args: Any) -> int | None:
+        """Which argument of an addition is the branch of a block that is gone; None where it is none."""
+        pair = args[:2]
+        if name not in ("add", "add_") or not all(isinstance(arg, Tensor) for arg in pair):
+            return None
+        if pair[0].shape != pair[1].shape:
+            return None
+        self.turns[name] += 1
+        return self.silent.get((name, self.turns[name] - 1))
 
     def _on_survivors(self, func: Any, step: Step, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
         full: dict[int, tuple[int, np.ndarray, int]] = {}
@@ -187,8 +198,6 @@ class MaskedRun(TorchDispatchMode):
 
 def _without_branch(args: Any, branch: int, writes: bool) -> Any:
     """The arguments of an addition with zeros for the branch; one that is added to in place is zeroed in place."""
-    if args[0].shape != args[1].shape:
-        return args  # another addition: the run does not follow the tape, which comparing it will show
     changed = list(args)
     if branch == 0:
         changed[0] = args[0].zero_() if writes else torch.zeros_like(args[0])
@@ -206,19 +215,12 @@ def _narrow_group_norm(args: list[Any], option: str) -> list[Any]:
 
 
 def dead_branches(graph: DependencyGraph, alive: Array) -> dict[tuple[str, int], int]:
-    """(op, how many of that op came before) of each addition that ends a block which is gone -> the branch's argument.
+    """(op, turn) of each addition that ends a block which is gone -> the branch's argument.
 
     alive: (labels + blocks,).
     """
-    gone = np.flatnonzero(~alive[len(graph.unit_of_label) :])
-    ends = {graph.blocks[k].addition: graph.blocks[k].branch for k in gone}
-    seen: Counter[str] = Counter()
-    found = {}
-    for number, step in enumerate(graph.steps):
-        if number in ends:
-            found[step.op, seen[step.op]] = ends[number]
-        seen[step.op] += 1
-    return found
+    blocks = [graph.blocks[k] for k in np.flatnonzero(~alive[len(graph.unit_of_label) :])]
+    return {(graph.steps[block.addition].op, block.turn): block.branch for block in blocks}
 
 
 def number_steps(graph: DependencyGraph) -> dict[tuple[str, int], Step]:
