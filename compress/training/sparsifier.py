@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -55,18 +55,19 @@ class Sparsifier:
     mode: `proximal` (default), after each step gamma <- sign(gamma) * max(|gamma| - threshold, 0), which reaches exact
         zeros; threshold = lr * strength * (1 - dampening) / (1 - momentum) for an optimizer with `momentum`, which is
         how far a constant gradient of that strength comes to move a weight each step, else lr * strength (an adaptive
-        optimizer would divide the strength away). Channels that are cut together shrink together: where several norms
-        scale one unit, the threshold is taken off the root mean square of its gammas. `subgradient`, before each step
-        grad += strength * sign(gamma) for each gamma, as published; an adaptive optimizer makes of it what it will.
+        optimizer would divide the strength away). `subgradient`, before each step grad += strength * sign(gamma), as
+        published; an adaptive optimizer makes of it what it will.
     pace: how many times as fast as the learning rate says the scales move, by the loss's gradient and the penalty
         alike; the balance between the two stays. An adaptive optimizer moves a weight by about lr a step, which in a
         short training is too little for a scale to come from 1 to 0 by merit.
+    together: in mode proximal, what is cut together shrinks together: where several norms scale one unit, the threshold
+        is taken off the root mean square of its gammas. False: every gamma shrinks, and counts as a unit, by itself.
     model: the network, where the graph no longer reaches it by itself.
 
     Before any step one may set anew `strength`; `shares`, (units,), how much of the pull each unit gets where that is
     not all of it; and in mode proximal `choose`, a function that gives the threshold instead: it is called with the
     `sizes` that the optimizer's step has made of the units, and may set shares. `groups`, (units,), is the number of
-    the group that each unit is of.
+    the group that each unit is of; of its norm, where gammas shrink by themselves.
 
     A weight decay that the optimizer puts on these scales acts as well, once and before the threshold (an elastic net);
     it is said in the log, because slimming wants none there. Under automatic mixed precision, a step that the gradient
@@ -86,6 +87,7 @@ class Sparsifier:
         *,
         mode: Mode = "proximal",
         pace: float = 1.0,
+        together: bool = True,
         model: nn.Module | None = None,
         frozen: Mapping[str, str] | None = None,
     ) -> None:
@@ -108,7 +110,7 @@ class Sparsifier:
         if policy is not None:
             kept.update(policy.freeze(graph, model))
         self.strength, self.mode, self.pace, self._optimizer = strength, mode, pace, optimizer
-        self.scales, self.groups = find_scales(graph, model, optimizer, kept)
+        self.scales, self.groups = find_scales(graph, model, optimizer, kept, together)
         decayed = [s.name for s in self.scales if optimizer.param_groups[s.group].get("weight_decay")]
         if decayed:
             logging.getLogger("compress").warning(
@@ -199,11 +201,16 @@ def pull(settings: Mapping[str, Any]) -> float | Tensor:
 
 
 def find_scales(
-    graph: DependencyGraph, model: nn.Module, optimizer: optim.Optimizer, frozen: Mapping[str, str]
+    graph: DependencyGraph,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    frozen: Mapping[str, str],
+    together: bool = True,
 ) -> tuple[tuple[Scale, ...], Tensor]:
     """The norm scales of every group that may be cut, as the optimizer holds them; (units,) the group of each unit.
 
-    frozen: group name -> reason, beside the graph's own.
+    frozen: group name -> reason, beside the graph's own. together: False makes a unit of each gamma, a group of each
+    scale.
     """
     positions = dict(_positions(graph, frozen))
     if not positions:
@@ -225,6 +232,10 @@ def find_scales(
         number = torch.as_tensor(np.searchsorted(units, unit), device=tensor.device)
         scales.append(Scale(name, tensor, where, number, holder[id(tensor)]))
     group = np.searchsorted(starts, units, side="right") - 1
+    if not together:
+        group = np.repeat(np.arange(len(scales)), [len(scale.unit) for scale in scales])
+        numbers = torch.arange(len(group)).split([len(scale.unit) for scale in scales])
+        scales = [replace(s, unit=n.to(s.tensor.device)) for s, n in zip(scales, numbers, strict=True)]
     return tuple(scales), torch.as_tensor(group, device=scales[0].tensor.device)
 
 

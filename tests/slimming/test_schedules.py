@@ -175,6 +175,19 @@ def test_channels_that_are_cut_together_shrink_together() -> None:
     torch.testing.assert_close(model.inner[1].weight.detach(), (alone - 10 * LR * 4.0).clamp(min=0), atol=1e-5, rtol=0)
 
 
+def test_every_gamma_shrinks_by_itself_where_that_is_asked_for() -> None:
+    model = residual(0)
+    before = [norm.weight.detach().clone() for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    slimmed(model, 10, strength=4.0, together=False)
+    after = [norm.weight.detach() for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, (old - 10 * LR * 4.0).clamp(min=0), atol=1e-5, rtol=0)
+    model = residual(0)
+    slimmed(model, 20, strength="auto", share=0.5, by=0.8, spare=2, together=False)
+    gammas = [norm.weight for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert sum(int((g == 0).sum()) for g in gammas) == 22 and all(int((g != 0).sum()) >= 2 for g in gammas)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_what_auto_brought_to_zero_is_cut_without_any_loss(seed: int) -> None:
     """The sparse network and the cut one compute the same, before any fine-tuning, residual streams included."""

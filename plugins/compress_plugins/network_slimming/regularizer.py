@@ -86,9 +86,8 @@ class NetworkSlimming(Regularizer):
     share: of the channels that shall be at zero in the end, for strength auto; the share that will be pruned, or more.
     by: fraction of the training after which they shall be, for strength auto.
     spare: channels of each group, its largest, that strength auto leaves in peace, so that no layer dies.
-
-    Channels that are cut together, as those of a residual stream, shrink together: by the root mean square of their
-    gammas.
+    together: channels that are cut together, as those of a residual stream, shrink together, by the root mean square of
+        their gammas; false pulls every gamma by itself, as published. Mode subgradient always does.
     """
 
     name = "network-slimming"
@@ -103,6 +102,7 @@ class NetworkSlimming(Regularizer):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.7
     by: Annotated[float, Field(gt=0, le=1)] = 0.7
     spare: Annotated[int, Field(ge=0)] = 4
+    together: bool = True
 
     def __post_init__(self) -> None:
         """Raises CompressError where strength auto meets what it cannot go with."""
@@ -117,7 +117,14 @@ class NetworkSlimming(Regularizer):
         """Hook `optimizer.step`; see compress.Sparsifier for what each step does."""
         strength = 0.0 if isinstance(self.strength, str) else self.strength
         sparsifier = Sparsifier(
-            graph, optimizer, strength, mode=self.mode, pace=self.pace, model=model, frozen=frozen
+            graph,
+            optimizer,
+            strength,
+            mode=self.mode,
+            pace=self.pace,
+            together=self.together,
+            model=model,
+            frozen=frozen,
         )
         if self.strength == "auto":
             aim = Aim(self.share, self.by, sparsifier.groups, self.spare)
