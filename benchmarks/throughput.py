@@ -57,7 +57,7 @@ class Ours:
         return load(self.data.train, TrainingOrders(len(self.data.train), size, 1000, 0, "throughput"))
 
     def step(self, batch: Any) -> None:
-        take_step(self.fabric, self.wrapped, self.optimizer, self.task, self.stage, [batch])
+        take_step(self.fabric, self.wrapped, self.optimizer, self.task.loss, self.stage, [batch])
 
     def loader(self, steps: int) -> float:
         with contextlib.closing(self.batches()) as batches:
