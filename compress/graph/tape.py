@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -248,19 +247,6 @@ def _open_functions() -> Iterator[None]:
             setattr(place, name, original)
 
 
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Python's collector of cycles walks the many small objects of a tape again and again, and all of them stay."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
-
-
-@_no_collections()
 def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tape:
     tape = Tape(device=device or "real")
     shell, names, keep = make_shell(model, device)
