@@ -6,13 +6,14 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import nn
 
 from .blocks import Block, StandIn
 from .flow import Flow
 from .graph import Frozen, Group
-from .labels import Labels, call_values
+from .labels import Labels
 from .rules.contraction import PRODUCTS
 from .shell import named_tensors
 from .standins import form, holds_range, stand_ins
@@ -49,7 +50,7 @@ class _Run:
 
     def __init__(self, tape: Tape, flow: Flow, model: nn.Module, labels: Labels) -> None:
         self.calls, self.invocations, self.flow, self.names = tape.calls, tape.invocations, flow, _names(model)
-        self.elements = {name: tensor.numel() for name, tensor in named_tensors(model).items()}
+        self.model = model
         self.of_path: dict[str, list[Invocation]] = defaultdict(list)
         for invocation in tape.invocations:
             self.of_path[invocation.path].append(invocation)
@@ -59,6 +60,11 @@ class _Run:
         for (name, dim), role in labels.roles.items():
             if role != "in" and (name, dim) in labels.places:
                 self.made[name].append(dim)
+
+    @cached_property
+    def elements(self) -> dict[str, int]:
+        """How many each parameter and buffer has, by its first name."""
+        return {name: tensor.numel() for name, tensor in named_tensors(self.model).items()}
 
     def within(self, first: int, end: int) -> list[Invocation]:
         """The invocations of modules, not of the whole, that begin and end between two calls."""
@@ -262,7 +268,7 @@ def _makers(way: _Branch, run: _Run) -> tuple[tuple[str, int], ...]:
         if number not in way.calls:
             continue
         places |= {(name, dim): None for name in run.flow.parameters(number) for dim in run.made.get(name, ())}
-        for value in () if run.calls[number].op in PRODUCTS else call_values(run.calls[number]):
+        for value in () if run.calls[number].op in PRODUCTS else run.calls[number].values:
             if value.id in run.flow.moving and value.id not in seen:
                 seen.add(value.id)
                 open_.append(value)

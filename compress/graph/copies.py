@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-ATOMS = (type(None), bool, int, float, complex, str, bytes, type)
+ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
 """Types of values that a copy shares."""
 
-CONTAINERS = (dict, OrderedDict, set, list)
+CONTAINERS = frozenset((dict, OrderedDict, set, list))
 
 
 def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -23,13 +23,17 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
     Modules that say themselves how they are copied or pickled are left to `copy.deepcopy`.
     """
-    if not all(_is_plain(type(module)) for module in model.modules()):
+    modules = list(model.modules())
+    if not all(_is_plain(kind) for kind in {type(module) for module in modules}):
         return copy.deepcopy(model, memo)
-    modules = [module for module in model.modules() if id(module) not in memo]
+    modules = [module for module in modules if id(module) not in memo]
     for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
-        state = {name: _copied(value, memo) for name, value in module.__getstate__().items()}
+        state = {
+            name: value if type(value) in ATOMS else _copied(value, memo)
+            for name, value in module.__getstate__().items()
+        }
         new = memo[id(module)]
         if type(module).__setstate__ is nn.Module.__setstate__:
             vars(new).update(state)

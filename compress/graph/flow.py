@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from .labels import call_values
 from .rules.create import CREATE
 from .tape import Call, Tape, Value
 
@@ -36,7 +35,7 @@ class Flow:
         maker = {out.id: number for number, call in enumerate(tape.calls) for out in call.outs}
         moving = {value.id for value in tape.inputs}
         for call in tape.calls:
-            if call.op not in MADE and any(value.id in moving for value in call_values(call)):
+            if call.op not in MADE and any(value.id in moving for value in call.values):
                 moving.update(out.id for out in call.outs)
         live, outputs = set(), {value.id for value in tape.outputs}
         wanted = set(outputs)
@@ -45,11 +44,11 @@ class Flow:
             into_a_part = call.inplace and call.aliased  # its effect is on tensors that it does not return
             if into_a_part or any(out.id in wanted for out in call.outs):
                 live.add(number)
-                wanted.update(value.id for value in call_values(call))
+                wanted.update(value.id for value in call.values)
         users: dict[int, list[int]] = defaultdict(list)
         takers: dict[str, list[int]] = defaultdict(list)
         for number in sorted(live):
-            for value in {value.id: value for value in call_values(tape.calls[number])}.values():
+            for value in {value.id: value for value in tape.calls[number].values}.values():
                 users[value.id].append(number)
                 if value.name is not None:
                     takers[value.name].append(number)
@@ -73,7 +72,7 @@ class Flow:
                 alone = False
                 continue
             found.add(number)
-            for taken in call_values(self.calls[number]):
+            for taken in self.calls[number].values:
                 if taken.id in self.moving and taken.id not in seen:
                     seen.add(taken.id)
                     open_.append(taken.id)
@@ -81,13 +80,13 @@ class Flow:
 
     def parameters(self, number: int) -> list[str]:
         """Names of the parameters and buffers that a call takes, also by way of what is computed from nothing else."""
-        names, open_ = [], [*call_values(self.calls[number])]
+        names, open_ = [], [*self.calls[number].values]
         while open_:
             value = open_.pop()
             if value.name is not None:
                 names.append(value.name)
             elif value.id not in self.moving and value.id in self.maker:
-                open_ += call_values(self.calls[self.maker[value.id]])
+                open_ += self.calls[self.maker[value.id]].values
         return list(dict.fromkeys(names))
 
     def escapes(self, calls: frozenset[int], addition: int) -> int | None:

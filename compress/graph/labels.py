@@ -238,17 +238,3 @@ def place_blocks(blocks: Iterable[tuple[tuple[int, ...], Array, tuple[int, ...]]
             axes = tuple(axes[i] for i in order) if axes else ()
         placed.append(Block(dims, labels, axes))
     return tuple(sorted(placed, key=lambda block: block.dims))
-
-
-def values_in(tree: Any) -> list[Value]:
-    """The values among a call's arguments, in order."""
-    if isinstance(tree, Value):
-        return [tree]
-    if isinstance(tree, tuple):
-        return [value for item in tree for value in values_in(item)]
-    return []
-
-
-def call_values(call: Call) -> list[Value]:
-    """Every value a call takes."""
-    return values_in(call.args) + values_in(tuple(call.kwargs.values()))

@@ -13,8 +13,21 @@ from .ints import Attribute, TracedInt
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer once, by its first state-dict-like name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """Every parameter and buffer once, by its first state-dict-like name: what PyTorch's own iterators give, in one walk.
+
+    Those walk all modules once for the parameters and once for the buffers, and each name passes through a generator for
+    every module above it.
+    """
+    kinds: tuple[dict[str, Tensor], ...] = ({}, {})
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        start = f"{path}." if path else ""
+        for found, tensors in zip(kinds, (module._parameters, module._buffers), strict=True):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[start + name] = tensor
+    return kinds[0] | kinds[1]
 
 
 def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[int, str], list[Tensor]]:
@@ -66,6 +79,6 @@ def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
 
     for path, module in shell.named_modules():
         for name, value in list(vars(module).items()):
-            if not name.startswith("_") and name != "training":
+            if type(value) in (int, list, tuple, dict) and not name.startswith("_"):
                 module.__dict__[name] = traced(value, Attribute(path, name))
     return found

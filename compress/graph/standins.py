@@ -7,7 +7,6 @@ from typing import Any
 
 from .blocks import StandIn
 from .flow import Flow
-from .labels import call_values
 from .tape import Call, Invocation, Value
 
 RANGES = {"relu", "hardtanh", "relu6"}
@@ -33,16 +32,16 @@ def holds_range(number: int, stream: Value, flow: Flow) -> bool:
     """Whether a call leaves the stream as it is, whatever the weights: it is the op that has limited it already."""
     call = flow.calls[number]
     op = call.op.rstrip("_")
-    if op not in RANGES or len(call_values(call)) != 1:
+    if op not in RANGES or len(call.values) != 1:
         return False
     value = stream
     while value.id in flow.maker:
         before = flow.calls[flow.maker[value.id]]
         if before.op.rstrip("_") == op:
             return _numbers(before) == _numbers(call)
-        if before.op not in WITHIN or not call_values(before):
+        if before.op not in WITHIN or not before.values:
             return False
-        value = call_values(before)[0]
+        value = before.values[0]
     return False
 
 
@@ -105,7 +104,7 @@ def form(outputs: Any) -> tuple[bool, ...] | None:
 def _pass(call: Call, shapes: dict[int, tuple[int, ...]], zero: set[int]) -> str:
     """Note what a call outside of the replaced modules then gives; the reason where it may not run on their shapes."""
     op = call.op.rstrip("_")
-    values = call_values(call)
+    values = call.values
     mine = [value for value in values if value.id in shapes]
     now = [shapes.get(value.id, value.shape) for value in values]
     if all(shape == value.shape for shape, value in zip(now, values, strict=True)):

@@ -56,10 +56,26 @@ class Call:
     inplace: bool = False
     aliased: bool = False
 
+    @functools.cached_property
+    def values(self) -> tuple[Value, ...]:
+        """Every value it takes, in order."""
+        return values_in((self.args, tuple(self.kwargs.values())))
+
     @property
     def where(self) -> str:
         """`aten.op in module`, for messages."""
         return f"{self.op} in {self.module or 'the model'}"
+
+
+def values_in(tree: Any) -> tuple[Value, ...]:
+    """The values in a tree of tuples, in order."""
+    found: list[Value] = []
+    for item in tree:
+        if type(item) is Value:
+            found.append(item)
+        elif type(item) is tuple:
+            found += values_in(item)
+    return tuple(found)
 
 
 @dataclass
@@ -157,7 +173,7 @@ class _AtenCalls(TorchDispatchMode):
     def new_value(self, tensor: Tensor) -> Value:
         if id(tensor) not in self.values:
             self.alive.append(tensor)
-        value = Value(self.count, tuple(int(n) for n in tensor.shape), tensor.dtype, self.names.get(id(tensor)))
+        value = Value(self.count, tuple(map(int, tensor.shape)), tensor.dtype, self.names.get(id(tensor)))
         self.count += 1
         self.values[id(tensor)] = value
         with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse tensors and the like have no storage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from .counts import keep_quotient, tie_sizes
 from .graph import DependencyGraph, Group, Step
 from .inputs import collect_tensors
 from .ints import Expression, Size, TracedInt, leaves
-from .labels import Labels, Need, call_values
+from .labels import Labels, Need
 from .rules import RULES, Rule
 from .rules.create import CREATE
 from .rules.elementwise import ARITHMETIC
@@ -61,7 +61,7 @@ def trace(
     resolve(labels, heads)
     units = form(labels)
     tensors = named_tensors(model)
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name: None for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
     met, returned = {value.name for value in _values(tape)}, tape.returned.items()
     found = tuple(_mark_buffers(group, parameters) for group in units.groups)
     return DependencyGraph(
@@ -79,7 +79,7 @@ def trace(
         unknown=labels.unknown,
         options={"heads": heads, "groups": groups},
         reference=weakref.ref(model),
-        unused=tuple(name for name, _ in model.named_parameters() if name not in met),
+        unused=tuple(name for name in parameters if name not in met),
         blocks=find_blocks(tape, labels, found, model),
         rules=rules,
         returned={path: tuple((v.shape, labels.layouts.get(v.id, ())) for v in made) for path, made in returned},
@@ -89,7 +89,7 @@ def trace(
 def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labels:
     """Apply the rules to a tape, call by call. An op without a rule freezes what it touches and is named."""
     sizes = {value.id: value.shape for value in _values(tape)}
-    used = frozenset(v.id for v in [*tape.outputs, *(v for call in tape.calls for v in call_values(call))])
+    used = frozenset(v.id for v in [*tape.outputs, *(v for call in tape.calls for v in call.values)])
     labels = Labels(options=options, attributes=tape.attributes, sizes=sizes, used=used)
     for number, call in enumerate(tape.calls):
         labels.current = number
@@ -97,7 +97,7 @@ def read(tape: Tape, rules: Mapping[str, Rule], options: dict[str, str]) -> Labe
             for item in call.python[1]:
                 if isinstance(item, TracedInt):
                     _keep_number(item.origin, f"{call.where} calculates with it", labels)
-        inputs = call_values(call)
+        inputs = call.values
         if call.op not in ALWAYS_READ and not any(labels.of(value) for value in inputs):
             for out in call.outs:
                 labels.layouts[out.id] = ()
@@ -138,7 +138,7 @@ def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
             labels.needs.append(Need(leaf, None, labels.attributes[leaf], where))
 
 
-def _mark_buffers(group: Group, parameters: set[str]) -> Group:
+def _mark_buffers(group: Group, parameters: Collection[str]) -> Group:
     members = tuple(m if m.name in parameters else replace(m, buffer=True) for m in group.members)
     return replace(group, members=members)
 
@@ -151,7 +151,7 @@ def _read_sizes(labels: Labels) -> set[int]:
 def _values(tape: Tape) -> list[Value]:
     found = [*tape.inputs]
     for call in tape.calls:
-        found += [*call_values(call), *call.outs]
+        found += [*call.values, *call.outs]
     return found
 
 
@@ -160,7 +160,7 @@ def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
     for number, call in enumerate(tape.calls):
         touched = tuple(
             a.ravel()
-            for v in (*call_values(call), *call.outs)
+            for v in (*call.values, *call.outs)
             for a in (b.labels for b in labels.layouts.get(v.id, ()))
         )
         steps.append(
@@ -179,7 +179,7 @@ def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
 def _decides(call: Call, labels: Labels) -> bool:
     """It makes integers or truth values of real numbers, and they are not about channels."""
     return (
-        any(value.dtype.is_floating_point for value in call_values(call))
+        any(value.dtype.is_floating_point for value in call.values)
         and not all(out.dtype.is_floating_point or out.dtype.is_complex for out in call.outs)
         and not any(labels.layouts.get(out.id) for out in call.outs)
     )

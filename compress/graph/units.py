@@ -44,7 +44,7 @@ def form(labels: Labels) -> Units:
         return Units((), np.zeros(labels.count, dtype=np.int64), 0)
     in_place = component[place_labels]  # (entries,) component of every index of every place
     signature = _signatures(in_place, place_of, reasons, len(names))
-    used = np.unique(in_place)
+    used = np.flatnonzero(np.bincount(in_place))
     first_entry = np.full(n, len(in_place))
     np.minimum.at(first_entry, in_place, np.arange(len(in_place)))
     order = used[np.argsort(first_entry[used])]  # units in the order in which they first occur

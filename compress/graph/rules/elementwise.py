@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..labels import Block, Labels, Layout, call_values
+from ..labels import Block, Labels, Layout
 from ..tape import Call, Value
 from .reduce import freeze_along
 from .table import rule
@@ -88,7 +88,7 @@ def elementwise(call: Call, labels: Labels) -> list[Layout]:
     shape = call.outs[0].shape
     if call.op == "mul" and call.python is not None and call.python[0] == "scaled_dot_product_attention":
         _keep_width(call, labels)
-    layout = combine(call_values(call), shape, labels, call.where)
+    layout = combine(call.values, shape, labels, call.where)
     return [layout for _ in call.outs]
 
 

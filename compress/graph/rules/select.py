@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..ints import Arithmetic, Attribute, Size, TracedInt, leaves
-from ..labels import Array, Block, Labels, Layout, values_in
-from ..tape import Call, Value
+from ..labels import Array, Block, Labels, Layout
+from ..tape import Call, Value, values_in
 from .elementwise import join_layouts
 from .reduce import freeze_along, without
 from .table import rule
