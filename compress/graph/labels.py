@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .ints import Attribute, Expression, TracedInt
-from .tape import Call, Value
+from .tape import Value
 
 Array = np.ndarray
 
