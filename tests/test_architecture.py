@@ -159,9 +159,7 @@ def _assigned(path: Path, name: str) -> ast.expr:
 
 def test_public_names_are_the_same_in_all_three_lists() -> None:
     """What type checkers see, what `__all__` says, and what is found on first use are one and the same."""
-    seen = [
-        each for each in imports("compress") if each.file == SOURCES["compress"] / "__init__.py" and each.typing
-    ]
+    seen = [each for each in imports("compress") if each.file == SOURCES["compress"] / "__init__.py" and each.typing]
     assert sorted(each.name for each in seen) == compress.__all__ == sorted(compress.__all__)
     for each in seen:
         module = __import__(each.module, fromlist=[each.name])

@@ -159,9 +159,7 @@ def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
     steps = []
     for number, call in enumerate(tape.calls):
         touched = tuple(
-            a.ravel()
-            for v in (*call.values, *call.outs)
-            for a in (b.labels for b in labels.layouts.get(v.id, ()))
+            a.ravel() for v in (*call.values, *call.outs) for a in (b.labels for b in labels.layouts.get(v.id, ()))
         )
         steps.append(
             Step(

@@ -189,8 +189,6 @@ def test_other_precisions(tmp_path: Path, dtype: torch.dtype) -> None:
     assert (said["max_abs"] == 0) == (dtype == torch.bfloat16)  # float32 holds each bfloat16
 
 
-
-
 @pytest.mark.parametrize("broken", ["not darknet", "training", "stride", "activation", "norm", "outputs", "nan"])
 def test_what_the_format_cannot_hold_is_named_and_leaves_no_file(broken: str, tmp_path: Path) -> None:
     model: nn.Module = network("yolov3-tiny-hand")

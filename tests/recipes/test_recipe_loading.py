@@ -114,7 +114,6 @@ def test_a_mistake_has_its_line_and_the_nearest_name(folder: Path, old: str, new
     assert found[0].startswith(f"changed.yaml:{line}:{column}: ")
 
 
-
 def test_one_way_to_say_how_much_goes_replaces_the_other() -> None:
     """A ratio from above makes the budgets below give way, and the other way round; both at once are a mistake."""
     asked = {(): ("keep_params",), ("ratio=0.7",): ("ratio",), ("keep_macs=0.5",): ("keep_macs", "keep_params")}

@@ -50,9 +50,7 @@ def trained(
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    schedule=st.sampled_from(["constant", "ramp", "decay"]), turn=st.floats(0.1, 0.9), decay=st.floats(0, 0.5)
-)
+@given(schedule=st.sampled_from(["constant", "ramp", "decay"]), turn=st.floats(0.1, 0.9), decay=st.floats(0, 0.5))
 def test_gamma_loses_what_the_schedule_says(schedule: Any, turn: float, decay: float) -> None:
     strength = 0.3
     at = {

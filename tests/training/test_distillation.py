@@ -106,9 +106,7 @@ def test_features_are_compared_in_the_channels_that_a_cut_left() -> None:
             for dim, index in by_dim.items() if tensor is not None else ():
                 gone = np.setdiff1d(np.arange(tensor.shape[dim]), index)
                 tensor.index_fill_(dim, torch.from_numpy(gone), 0.0)
-    distiller = Distiller(
-        pruned.model, teacher, {"uses": "features", "points": POINTS}, kept=Kept(graph, pruned.edits)
-    )
+    distiller = Distiller(pruned.model, teacher, {"uses": "features", "points": POINTS}, kept=Kept(graph, pruned.edits))
     with distiller.watch() as seen:
         pruned.model.eval()(IMAGES)
     (_, _, student), *_ = seen.calls

@@ -74,9 +74,7 @@ stages:
 """
 
 
-@given(
-    share=st.floats(0, 0.5), gone=st.floats(0, 0.2), epochs=st.integers(1, 50), part=st.floats(0, 1)
-)
+@given(share=st.floats(0, 0.5), gone=st.floats(0, 0.2), epochs=st.integers(1, 50), part=st.floats(0, 1))
 def test_a_penalty_is_blamed_for_its_pace_once_it_has_risen(share, gone, epochs, part):
     done = min(1 + int(part * epochs), epochs)
     start = Shrinkage(share, 1.0, 10)

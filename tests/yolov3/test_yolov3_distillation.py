@@ -77,9 +77,7 @@ def test_objectness_and_classes_are_divergences(temperature: float, scale_x_y: f
     """Random maps; every prediction in plain Python, classes weighted by the teacher's objectness."""
     generator, classes = torch.Generator().manual_seed(0), 3
     nine = heads(classes, scale_x_y=scale_x_y)
-    mine, theirs = (
-        [2 * torch.randn(m.shape, generator=generator) for m in blank(nine, 2, (32, 64))] for _ in range(2)
-    )
+    mine, theirs = ([2 * torch.randn(m.shape, generator=generator) for m in blank(nine, 2, (32, 64))] for _ in range(2))
     expected = 0.0
     for s, t in zip(mine, theirs, strict=True):
         s, t = (m.unflatten(1, (3, 5 + classes)).movedim(2, -1).reshape(-1, 5 + classes).tolist() for m in (s, t))

@@ -14,9 +14,7 @@ from compress import CompressError, Data, Dataset, find_leaks, nearest
 app = typer.Typer(name="data", no_args_is_help=True, add_completion=False)
 
 
-@app.callback(
-    epilog="Example: compress data check screws\n\nNext:    compress check RECIPE data.root=screws"
-)
+@app.callback(epilog="Example: compress data check screws\n\nNext:    compress check RECIPE data.root=screws")
 def data() -> None:
     """Look at a data set before it is used, or turn one into YOLO folders."""
 

@@ -48,9 +48,7 @@ class Stuff:
         return 1 + np.float32(self.strength / 127) * self.pattern[window.slices][where]
 
 
-def draw_hand(
-    canvas: np.ndarray, hand: Hand, skin: Stuff, cloth: Stuff, light: Light
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_hand(canvas: np.ndarray, hand: Hand, skin: Stuff, cloth: Stuff, light: Light) -> tuple[np.ndarray, np.ndarray]:
     """Draw hand, arm and sleeve on the canvas (3, H, W) in place.
 
     Returns two (H, W) bool masks: palm and fingers; everything drawn.

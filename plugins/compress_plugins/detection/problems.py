@@ -19,7 +19,7 @@ class Problems:
             self.found.setdefault(kind, []).extend([name] * times)
 
     def lines(self) -> tuple[str, ...]:
-        """"3 images cannot be read and are left out: a.jpg, b.jpg, c.jpg", one a kind, in the order of discovery."""
+        """ "3 images cannot be read and are left out: a.jpg, b.jpg, c.jpg", one a kind, in the order of discovery."""
         return tuple(f"{len(names)} {kind}: {_some(names)}" for kind, names in self.found.items())
 
 
