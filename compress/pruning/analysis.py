@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -60,6 +61,32 @@ class Sensitivity:
             exceeding = next((k for k, drop in enumerate(row) if drop > max_drop), len(row))
             ratios |= dict.fromkeys(names, self.ratios[exceeding - 1] if exceeding else 0.0)
         return ratios
+
+    def unmeasured(self, graph: DependencyGraph) -> dict[str, str]:
+        """Group name -> why nothing is known of it. Raises CompressError where the graph is of another network."""
+        known = {name for names in self.values for name in names} | set(self.left_out)
+        for group in graph.groups:
+            if group.name not in known:
+                raise CompressError(f"sensitivity: was measured on another network, without a group '{group.name}'")
+        return {name: f"its sensitivity was not measured: {why}" for name, why in self.left_out.items()}
+
+    def expected(self, graph: DependencyGraph, scores: np.ndarray) -> np.ndarray:
+        """(n_units,) scores that count within groups -> the drop of the metric once a unit and all before it are gone.
+
+        Between the ratios that were measured it is a straight line, which starts at nothing and ends, with the whole
+        group gone, at the whole metric. More that goes never counts for less; where it counts for no more either,
+        groups go in step (a billionth of the share that is gone is added). NaN where the scores are, or unmeasured.
+        """
+        drops = np.full(len(scores), np.nan)
+        for names, row in self.drops().items():
+            known = np.maximum.accumulate([0.0, *row])
+            known = np.append(known, max(known[-1], self.base))
+            for name in names:
+                units = slice(graph.start(name), graph.start(name) + graph[name].size)
+                gone = (np.argsort(np.argsort(scores[units], kind="stable")) + 1) / graph[name].size
+                lost = np.interp(gone, [0, *self.ratios, 1], known) + 1e-9 * gone
+                drops[units] = np.where(np.isnan(scores[units]), np.nan, lost)
+        return drops
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; `read` makes an equal object of them."""

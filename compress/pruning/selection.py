@@ -25,6 +25,7 @@ from .staying import blocks_with, ignored, in_the_way, kept_by_policy, tied
 
 if TYPE_CHECKING:
     from ..graph.graph import DependencyGraph
+    from .analysis import Sensitivity
     from .latency import LatencyTable
 
 
@@ -49,6 +50,7 @@ def plan(
     ratios: Mapping[str, float] | None = None,
     latency: LatencyTable | None = None,
     blocks: int | Literal["ranked"] = 0,
+    sensitivity: Sensitivity | None = None,
 ) -> Plan:
     """Choose the units and residual blocks that go; nothing is cut yet.
 
@@ -66,6 +68,8 @@ def plan(
     blocks: how many residual branches (graph.blocks) go as a whole, those that the criterion scores lowest; alone where
     neither a ratio nor a budget is given. `ranked`: they compete with the units, as one more group, under the ratio or
     budgets; then units are chosen anew beside the blocks that go. What lives in a block that goes counts as gone.
+    sensitivity: what each group alone has cost. Under scope `global` the units then go in the order of the drop they
+    were measured to cause, so that all groups are cut until they cost the same; the criterion ranks within the groups.
     ignore: globs over group and block names; policy: an architecture's own lore; both keep groups whole, as does a
     criterion that says nothing about a group, or a link to a group that stays whole (Plan.frozen has the reasons). A
     block stays for the sake of any group in it that is kept so.
@@ -92,16 +96,23 @@ def plan(
         weights = Shards(weights)
     multiple = _measured_multiple(graph, model) if round_to == "auto" else round_to
     check_limits(scope, multiple, min_keep, max_ratio)
+    if sensitivity is not None and (scope != "global" or blocks == "ranked"):
+        raise CompressError("sensitivity ranks units of all groups, and no blocks: it needs scope 'global'")
     chosen = find_criterion(criterion)
     meters = {name: meter(graph, name, model, weights, latency) for name in question.budgets}
     own = own_ratios(graph, question.ratios)
     frozen = {name: "its ratio is 0" for name, value in own.items() if not value and not graph[name].frozen}
     frozen |= {**ignored(graph, ignore), **kept_by_policy(graph, policy, model)}
+    if sensitivity is not None:
+        unmeasured = sensitivity.unmeasured(graph)
+        frozen |= {name: why for name, why in unmeasured.items() if not graph[name].frozen and name not in frozen}
     frozen |= blocks_with(graph, frozen)
     whole = {g.name for g in graph.groups if g.frozen} | set(frozen)
     data = _calibration(calibration, loss)
     seen, tensors = look(chosen, model, data), _weights(weights, model)
     scores = score(graph, chosen, tensors, model, seen, skip=whole)
+    if sensitivity is not None:
+        scores = sensitivity.expected(graph, scores)
     of_blocks = np.full(len(graph.blocks), np.nan)
     if blocks:
         of_blocks = score_blocks(graph, chosen, tensors, model, seen, skip=whole)
@@ -134,6 +145,8 @@ def plan(
     settings: dict[str, Any] = {"criterion": describe(chosen), **question.settings(), "scope": scope}
     settings |= {"round_to": int(multiple), "min_keep": int(min_keep), "ignore": list(ignore)}
     settings |= {"policy": None if policy is None else describe(policy)}
+    if sensitivity is not None:
+        settings["sensitivity"] = {"metric": sensitivity.metric, "ratios": list(sensitivity.ratios)}
     if max_ratio < 1:
         settings["max_ratio"] = float(max_ratio)
     if blocks:

@@ -146,7 +146,7 @@ def _stages(node: Node | None, registry: Registry, mistakes: list[Mistake]) -> t
 
 def _expect(tree: Node, mistakes: list[Mistake]) -> dict[str, dict[str, float]]:
     node = tree.mapping.get("expect")
-    if node is None or node.value is None:
+    if node is None or node.value is None or node.value == {}:
         return {}
     stages = tree.mapping["stages"].items if "stages" in tree.mapping else ()
     if not any("uses" in stage.mapping and stage.mapping["uses"].value == "report" for stage in stages):

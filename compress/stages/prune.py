@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class Prune(Stage):
     """Removes the units that matter least and verifies the result; nothing is trained.
 
-    How much goes is a `ratio` or budgets, which are all met: `keep_macs`, `keep_params` and `keep`; or what a
-    `sensitivity` stage found to be harmless.
+    How much goes is a `ratio` or budgets, which are all met: `keep_macs`, `keep_params` and `keep`; or `max_drop`,
+    what a `sensitivity` stage found to be harmless.
 
     criterion: how much each unit matters. scope: whether units compete within their group (`local`), all with each
     other (`global`), or with those of groups that are built alike (`isomorphic`). ratio: the fraction of units removed,
@@ -45,9 +45,9 @@ class Prune(Stage):
     how many. keep_params: parameters likewise. keep: any of params, macs, bytes, activations and latency (in ms,
     measured on this device) likewise. ratios: patterns of group names, or `@residual` and `@inner` (groups that several
     layers make, or one), to the ratio that they lose whatever the rest is asked. sensitivity: an earlier stage
-    `sensitivity` of the same network: each group that no pattern of `ratios` names loses the largest ratio that
-    cost at most `max_drop` there. max_drop: of the metric, measured on each group alone; see sensitivity.
-    max_ratio: the largest fraction of any other group that goes. round_to: resulting sizes are multiples of it;
+    `sensitivity` of the same network. With `max_drop`, each group that no pattern of `ratios` names loses the largest
+    ratio that cost at most as much there; with a ratio or budgets and scope `global`, all groups are cut until they
+    cost the same. max_drop: of the metric, measured on each group alone. max_ratio: the largest fraction of any other group that goes. round_to: resulting sizes are multiples of it;
     `auto` measures which multiple pays on this device. min_keep: units left in each group. blocks: how many
     residual branches go as a whole, those that the criterion scores lowest, alone or beside a ratio or budgets;
     `ranked` lets them compete with the channels. compensate: gives back what the removed channels still added;
@@ -66,7 +66,7 @@ class Prune(Stage):
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = (
         ("ratio",),
         ("keep_macs", "keep_params", "keep"),
-        ("sensitivity", "max_drop"),
+        ("max_drop",),
     )
 
     criterion: Annotated[str | dict[str, Any], Uses("criteria")] = "l2"
@@ -100,10 +100,10 @@ class Prune(Stage):
         if given is not None and given.needs_batches:
             who = f"compensation {self.compensate}"
             seen = calibrate(who, self.calibration, context.recipe, context.data, context.progress)
-        harmless = self._harmless(context)
+        measured = None if self.sensitivity is None else analysis.read(context.run / self.sensitivity / NUMBERS)
 
         def cut(keep: Mapping[str, float], table: LatencyTable | None) -> Pruned:
-            chosen = self._plan(graph, context.recipe, context.data, keep, context.progress, table, harmless)
+            chosen = self._plan(graph, context.recipe, context.data, keep, context.progress, table, measured)
             return apply(network.model, graph, chosen, compensate=given, calibration=seen)
 
         budgets = self._budgets()
@@ -127,7 +127,7 @@ class Prune(Stage):
         """
         budgets, model = self._budgets(), graph.model
         table = measure_layers(model, graph) if "latency" in budgets and model is not None else None
-        return self._plan(graph, recipe, data, budgets, progress, table, {})
+        return self._plan(graph, recipe, data, budgets, progress, table, None)
 
     def _plan(
         self,
@@ -137,10 +137,12 @@ class Prune(Stage):
         budgets: Mapping[str, float],
         progress: Progress | None,
         table: LatencyTable | None,
-        harmless: Mapping[str, float],
+        measured: analysis.Sensitivity | None,
     ) -> Plan:
+        """measured: what the stage named by `sensitivity` found; None before it has run."""
         criterion = recipe.registry.make("criteria", self.criterion)
-        asked = 0.0 if self.sensitivity is not None else self.ratio
+        asked = 0.0 if self.max_drop is not None else self.ratio
+        harmless = measured.tolerated(self.max_drop) if measured is not None and self.max_drop is not None else {}
         return plan(
             graph,
             criterion=criterion,
@@ -153,16 +155,11 @@ class Prune(Stage):
             round_to=self.round_to,
             min_keep=self.min_keep,
             blocks=self.blocks,
+            sensitivity=measured if self.max_drop is None else None,
             ignore=tuple(self.ignore),
             policy=recipe.policy,
             calibration=calibrate_criterion(criterion, self.calibration, recipe, data, progress),
         )
-
-    def _harmless(self, context: Context) -> dict[str, float]:
-        """Group name -> the ratio that a stage found to cost no more than `max_drop`; {} where none is named."""
-        if self.sensitivity is None or self.max_drop is None:
-            return {}
-        return analysis.read(context.run / self.sensitivity / NUMBERS).tolerated(self.max_drop)
 
     def _budgets(self) -> dict[str, float]:
         """Resource -> what this stage leaves of it."""
@@ -176,19 +173,20 @@ class Prune(Stage):
 
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from start_mistakes(self.start, earlier)
-        given = [name for name in ("ratio", "sensitivity", "keep_macs", "keep_params", "keep") if getattr(self, name)]
+        options = ("ratio", "max_drop", "keep_macs", "keep_params", "keep")
+        given = [name for name in options if getattr(self, name) not in (None, {})]
         counted = self.blocks not in (0, "ranked")
-        if (not given and not counted) or (len(given) > 1 and given[0] in ("ratio", "sensitivity")):
+        if (not given and not counted) or (len(given) > 1 and given[0] in ("ratio", "max_drop")):
             said = f"{' and '.join(given)} are given" if given else "nothing says how much goes"
             yield (
                 given[-1] if given else "uses",
                 f"{said}; give ratio, or budgets: keep_macs, keep_params, keep; or sensitivity with max_drop; "
                 "or a number of blocks",
             )
-        if (self.sensitivity is None) is not (self.max_drop is None):
-            yield "max_drop" if self.sensitivity is None else "sensitivity", "give sensitivity and max_drop together"
         if self.sensitivity is not None:
             yield from self._sensitivity_mistakes(self.sensitivity, earlier)
+        elif self.max_drop is not None:
+            yield "max_drop", "sensitivity has to name the stage that measures the drops"
         for name in sorted(self.keep):
             if name not in RESOURCES:
                 yield "keep", f"there is no resource '{name}' to keep{nearest(name, RESOURCES)}"
@@ -211,6 +209,8 @@ class Prune(Stage):
         theirs, mine = find_start(measured.start, earlier[:number]), find_start(self.start, earlier) if valid else None
         if valid and theirs != mine:
             yield "sensitivity", f"stage '{id}' measured the network of '{theirs}', and this one cuts that of '{mine}'"
+        if self.max_drop is None and (self.scope != "global" or self.blocks == "ranked"):
+            yield "sensitivity", "it ranks units of all groups, and no blocks: give max_drop, or scope: global"
         for option in ("heads", "groups"):
             if getattr(measured, option) != getattr(self, option):
                 yield option, f"stage '{id}' measured with {option}: {getattr(measured, option)}; both need the same"

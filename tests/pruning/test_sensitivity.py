@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import compress
 from compress import Sensitivity
-from compress.pruning.analysis import read
+from compress.pruning.analysis import _sets, read
 from compress.pruning.replay import mask, run_masked
 from compress.pruning.surgery import edits
 
@@ -163,6 +165,53 @@ def test_its_ratios_are_plans(small: Any) -> None:
         gone = len(chosen.removed.get(group.name, ()))
         assert gone == round(ratios[group.name] * group.size) and (gone == 0) is (ratios[group.name] == 0)
     assert 0 < sum(ratio > 0 for ratio in ratios.values()) < len(ratios)
+
+
+@pytest.mark.parametrize("budget", [{"keep_params": 0.6}, {"keep_macs": 0.4}, {"ratio": 0.3}])
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_all_groups_are_cut_until_they_cost_the_same(data: st.DataObject, budget: dict[str, float]) -> None:
+    """Oracle: the drop of each unit by hand, from the curve of its group and how many of it went before."""
+    model = mixed(0)
+    graph = compress.trace(model, torch.rand(2, 3, 8, 8))
+    free = [g for g in graph.groups if not g.frozen]
+    value = st.floats(-0.2, 1)
+    values = {names: tuple(data.draw(st.tuples(*[value] * 3))) for names in _sets(graph, [g.name for g in free])}
+    why = {g.name: "an output" for g in graph.groups if g.frozen}
+    found = Sensitivity("accuracy", 0.9, RATIOS, values, why)
+    chosen = compress.plan(graph, "l1", scope="global", sensitivity=found, **budget)
+    going, staying = [0.0], [float("inf")]
+    for names, row in found.drops().items():
+        curve = [0.0, *(max(0.0, *row[: k + 1]) for k in range(3))]
+        curve.append(max(curve[-1], 0.9))
+        for name in names:
+            size, gone = graph[name].size, len(chosen.removed.get(name, ()))
+            drops = np.interp((np.arange(size) + 1) / size, (0, *RATIOS, 1), curve)
+            going += drops[:gone].tolist()
+            staying += drops[gone : size - 1].tolist()  # one stays whatever it costs
+            expected = compress.plan(graph, "l1", ratios={name: gone / size}, ratio=0.01).removed.get(name, [])
+            assert set(chosen.removed.get(name, [])) == set(expected)  # the criterion's own order
+    assert max(going) <= min(staying) + 1e-8
+    left, whole = graph.cost(chosen), graph.cost()
+    assert left.params <= budget.get("keep_params", 1) * whole.params
+    assert left.macs <= budget.get("keep_macs", 1) * whole.macs
+    assert chosen.settings["sensitivity"] == {"metric": "accuracy", "ratios": list(RATIOS)}
+
+
+def test_what_was_not_measured_stays_and_is_named(small: Any) -> None:
+    model, graph, metric = small
+    found = compress.sensitivity(model, graph, metric, "l1", RATIOS, ignore=("stem",))
+    chosen = compress.plan(graph, "l1", keep_params=0.8, scope="global", sensitivity=found)
+    assert chosen.frozen["stem"] == "its sensitivity was not measured: ignore 'stem'" and "stem" not in chosen.removed
+    for options, said in (
+        ({"ratio": 0.5}, "it needs scope 'global'"),
+        ({"ratio": 0.5, "scope": "global", "blocks": "ranked"}, "and no blocks"),
+    ):
+        with pytest.raises(compress.CompressError, match=said):
+            compress.plan(graph, "l1", sensitivity=found, **options)
+    other = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    with pytest.raises(compress.CompressError, match="measured on another network, without a group '0'"):
+        compress.plan(compress.trace(other, torch.rand(1, 4)), "l1", 0.5, "global", sensitivity=found)
 
 
 @pytest.mark.parametrize(

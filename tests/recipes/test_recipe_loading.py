@@ -182,6 +182,14 @@ def test_the_resolved_recipe_loads_again_as_the_same(folder: Path, values: dict[
     assert dict(first.stages)["dense"].lr == values.get("stages.dense.lr", 1e-3)  # type: ignore[attr-defined]
 
 
+def test_a_resolved_recipe_that_expects_nothing_needs_no_report(folder: Path) -> None:
+    text = BASE.replace("  - {id: report, uses: report}\n", "")
+    (folder / "silent.yaml").write_text(text)
+    first = load("silent.yaml")
+    (folder / "recipe.yaml").write_text(dump(first.resolved))
+    assert same(first, load(folder / "recipe.yaml"))
+
+
 def _written(value: Any) -> str:
     """A value on one line, as on the command line."""
     return json.dumps(value) if isinstance(value, dict | list) else dump({"v": value})[2:].strip()

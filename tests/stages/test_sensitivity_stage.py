@@ -165,15 +165,16 @@ CUT = (*EARLIER, ("pruned", Prune(ratio=0.5)), ("again", Finetune()))
         (Finetune(distill=FEATURES), "distill", "name an earlier stage as `teacher`"),
         (Finetune(teacher="baseline", distill=FEATURES, compile=True), "compile", "leave one of them out"),
         (Prune(start="baseline", sensitivity="measurd", max_drop=0.1), "sensitivity", "did you mean 'measured'?"),
-        (Prune(start="baseline", sensitivity="measured"), "sensitivity", "give sensitivity and max_drop together"),
-        (Prune(ratio=0.5, max_drop=0.1), "max_drop", "give sensitivity and max_drop together"),
-        (Prune(ratio=0.5, sensitivity="measured", max_drop=0.1, start="baseline"), "sensitivity", "are given; give"),
+        (Prune(start="baseline", sensitivity="measured", scope="global"), "uses", "nothing says how much goes"),
+        (Prune(start="baseline", sensitivity="measured", ratio=0.5), "sensitivity", "give max_drop, or scope: global"),
+        (Prune(keep_macs=0.5, max_drop=0.1), "max_drop", "sensitivity has to name the stage"),
+        (Prune(ratio=0.5, sensitivity="measured", max_drop=0.1, start="baseline"), "max_drop", "are given; give"),
         (Prune(sensitivity="measured", max_drop=0.1), "sensitivity", "the network of 'baseline', and this one cuts"),
         (Prune(start="baseline", sensitivity="measured", max_drop=0.1, heads="inside"), "heads", "with heads: whole"),
         (Sensitivity(ratios=(0.5, 0.2)), "ratios", "expected ascending fractions"),
         (Sensitivity(start="nowhere"), "start", "no earlier stage 'nowhere'"),
     ],
-    ids=range(12),
+    ids=range(13),
 )  # fmt: skip
 def test_mistakes_say_what_to_do(stage: Any, option: str, said: str) -> None:
     found = list(stage.mistakes(EARLIER, installed()))
@@ -198,8 +199,9 @@ def test_channels_are_compared_with_those_of_an_ancestor_alone() -> None:
         Finetune(teacher="sparse", distill=["logits", FEATURES]),
         Finetune(teacher="baseline", compile=True),
         Prune(start="baseline", sensitivity="measured", max_drop=0.0, ratios={"head*": 0.1}),
+        Prune(start="baseline", sensitivity="measured", scope="global", keep_macs=0.5, keep={"latency": 0.5}),
     ],
-    ids=["several", "compiled", "pruned"],
+    ids=["several", "compiled", "tolerated", "budgets"],
 )
 def test_options_that_go_together_are_no_mistake(stage: Any) -> None:
     assert not list(stage.mistakes(EARLIER, installed()))
