@@ -47,16 +47,16 @@ class Prune(Stage):
     layers make, or one), to the ratio that they lose whatever the rest is asked. sensitivity: an earlier stage
     `sensitivity` of the same network. With `max_drop`, each group that no pattern of `ratios` names loses the largest
     ratio that cost at most as much there; with a ratio or budgets and scope `global`, all groups are cut until they
-    cost the same. max_drop: of the metric, measured on each group alone. max_ratio: the largest fraction of any other group that goes. round_to: resulting sizes are multiples of it;
-    `auto` measures which multiple pays on this device. min_keep: units left in each group. blocks: how many
-    residual branches go as a whole, those that the criterion scores lowest, alone or beside a ratio or budgets;
-    `ranked` lets them compete with the channels. compensate: gives back what the removed channels still added;
-    `fold` puts it into the layers that follow. ignore: patterns of names of groups and blocks that stay whole,
-    beside what the policy keeps. heads: whether attention loses `whole` heads or is cut `inside` all of them.
-    groups: the same for grouped convolutions. calibration: batches of 16 training images for a criterion or a
-    compensation that looks at data. round: which of several rounds this stage is, that reach the ratio or the
-    fractions together, with training in between. of: how many rounds there are. schedule: `polynomial` takes much
-    in the first rounds and little in the last, `exponential` the same fraction of what is left in each. start:
+    cost the same. max_drop: of the metric, measured on each group alone. max_ratio: the largest fraction of any other
+    group that goes. round_to: resulting sizes are multiples of it; `auto` measures which multiple pays on this device.
+    min_keep: units left in each group. blocks: how many residual branches go as a whole, those that the criterion
+    scores lowest, alone or beside a ratio or budgets; `ranked` lets them compete with the channels. compensate: gives
+    back what the removed channels still added; `fold` puts it into the layers that follow. ignore: patterns of names of
+    groups and blocks that stay whole, beside what the policy keeps. heads: whether attention loses `whole` heads or is
+    cut `inside` all of them. groups: the same for grouped convolutions. calibration: batches of 16 training images for
+    a criterion or a compensation that looks at data. round: which of several rounds this stage is, that reach the ratio
+    or the fractions together, with training in between. of: how many rounds there are. schedule: `polynomial` takes
+    much in the first rounds and little in the last, `exponential` the same fraction of what is left in each. start:
     whose network to cut: `previous`, `fresh` or an earlier stage's id.
     """
 
