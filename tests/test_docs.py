@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.text import Text
 
 import compress
@@ -188,7 +189,13 @@ def saved(place: Path) -> None:
         compress.save(compress.apply(model, graph, compress.plan(graph, "l1", ratio=0.5), verify=False), folder)
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+OTHERS = {"ultralytics.md"}
+"""Pages whose code needs more than this project installs."""
+
+
+@pytest.mark.parametrize(
+    "page", sorted(p for p in DOCS.glob("*.md") if p.name not in OTHERS), ids=lambda page: page.name
+)
 def test_python_that_a_page_shows_runs(page: Path, request: pytest.FixtureRequest) -> None:
     """All blocks of a page in order, in one namespace; functions called test_... are called. README: test_readme.py."""
     code = blocks(page, "python")
@@ -201,6 +208,34 @@ def test_python_that_a_page_shows_runs(page: Path, request: pytest.FixtureReques
         exec(compile(block, str(page), "exec", dont_inherit=True), names)
     for test in [value for name, value in names.items() if name.startswith("test_")]:
         test()
+
+
+def test_the_way_through_ultralytics_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's code, an epoch at 64 pixels: the network that Ultralytics saves in the end is the one that was cut."""
+    pytest.importorskip("ultralytics", reason="pip install ultralytics")
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for number in range(8):
+            Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "images" / split / f"{number}.jpg")
+            (tmp_path / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.6\n")
+    (tmp_path / "hands.yaml").write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: [hand]\n")
+    quick = {
+        "imgsz=640, epochs=100": f"imgsz=64, epochs=1, batch=4, nbs=4, workers=0, plots=False, device='cpu', project=r'{tmp_path}'",
+        "640, 640": "64, 64",
+        '.val(data="hands.yaml")': '.val(data="hands.yaml", imgsz=64, workers=0, plots=False, device="cpu")',
+        '.export(format="onnx")': '.export(format="torchscript", imgsz=64)',
+    }
+    names: dict[str, Any] = {}
+    for block in blocks(DOCS / "ultralytics.md", "python"):
+        for shown, run in quick.items():
+            block = block.replace(shown, run)
+        assert "640" not in block
+        exec(compile(block, "ultralytics.md", "exec", dont_inherit=True), names)
+    pruned, before = names["pruned"], names["pruned"].before
+    assert pruned.verification.passed and pruned.after.macs <= before.macs / 2
+    assert sum(p.numel() for p in names["small"].model.parameters()) == pruned.after.params < before.params
 
 
 def test_examples_in_docstrings_run() -> None:
