@@ -222,7 +222,8 @@ def test_the_way_through_ultralytics_runs(tmp_path: Path, monkeypatch: pytest.Mo
             (tmp_path / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.4 0.6\n")
     (tmp_path / "hands.yaml").write_text(f"path: {tmp_path}\ntrain: images/train\nval: images/val\nnames: [hand]\n")
     quick = {
-        "imgsz=640, epochs=100": f"imgsz=64, epochs=1, batch=4, nbs=4, workers=0, plots=False, device='cpu', project=r'{tmp_path}'",
+        "imgsz=640": "imgsz=64, workers=0, plots=False, device='cpu'",
+        "epochs=100": f"epochs=1, batch=4, nbs=4, project=r'{tmp_path}'",
         "640, 640": "64, 64",
         '.val(data="hands.yaml")': '.val(data="hands.yaml", imgsz=64, workers=0, plots=False, device="cpu")',
         '.export(format="onnx")': '.export(format="torchscript", imgsz=64)',
