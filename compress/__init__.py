@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .pruning.calibration import Calibration
     from .pruning.compensation import Compensation
     from .pruning.criteria import Criterion, Part
+    from .pruning.deviation import deviations
     from .pruning.latency import LatencyTable, measure_layers
     from .pruning.plan import Plan
     from .pruning.points import Kept
@@ -80,6 +81,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "apply",
+    "deviations",
     "find_leaks",
     "hookimpl",
     "load",
@@ -122,6 +124,7 @@ _HOMES = (  # where the names live, lightest first
     "pruning.apply",
     "pruning.artifact",
     "pruning.points",
+    "pruning.deviation",
     "pruning.analysis",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -25,6 +26,10 @@ class Kept:
     smaller: Edits
     larger: Edits = field(default_factory=lambda: Edits({}))
 
+    @cached_property
+    def _alive(self) -> tuple[Array, Array]:
+        return survivors(self.graph, self.smaller), survivors(self.graph, self.larger)
+
     def at(self, module: str) -> tuple[Mapping[int, np.ndarray], ...]:
         """For each tensor that the module returns, call by call: dimension -> (k,) int64, what to take of the larger's.
 
@@ -34,7 +39,7 @@ class Kept:
         if module not in self.graph.returned:
             met = [name for name in self.graph.returned if name]
             raise CompressError(f"no module '{module}' returns anything in this network{nearest(module, met)}")
-        small, large = survivors(self.graph, self.smaller), survivors(self.graph, self.larger)
+        small, large = self._alive
         taken = []
         for shape, layout in self.graph.returned[module]:
             of_each: dict[int, np.ndarray] = {}

@@ -84,6 +84,7 @@ def render(report: Mapping[str, Any], album: Album, recipe: str = "") -> str:
         measured=measured(report),
         mark=synthetic_mark(report),
         channels=channel_chart(report["channels"]) if report["channels"] else "",
+        moved=any(entry.get("deviation") is not None for entry in report["channels"]),
         counts={key: sum(entry[key] for entry in report["channels"]) for key in ("before", "after")},
         accuracy=score_chart(report["rows"], headline),
         speed=latency_chart(report["rows"]),

@@ -63,6 +63,7 @@ class _Channel(_Entry):
     layer: str
     before: Count
     after: Count
+    deviation: Positive | None = None
 
     @model_validator(mode="after")
     def _no_more(self) -> _Channel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,12 +16,13 @@ from ..graph.trace import trace
 from ..options import Uses
 from ..pruning import analysis
 from ..pruning.apply import Pruned, apply
+from ..pruning.deviation import deviations
 from ..pruning.latency import LatencyTable, cut_to_latency, measure_layers
 from ..pruning.remap import compose
 from ..pruning.resources import RESOURCES
 from ..pruning.schedule import Round, schedule
 from ..pruning.selection import plan
-from .calibration import calibrate, calibrate_criterion
+from .calibration import BATCH, calibrate, calibrate_criterion
 from .network import Network, keep, open_network
 from .sensitivity import NUMBERS, Sensitivity
 from .stage import Context, Stage, find_start, start_mistakes
@@ -114,7 +117,7 @@ class Prune(Stage):
             pruned = cut(budgets, None)
         keep(context, Network(pruned.model, compose(network.edits, pruned.edits)))
         context.progress.say(f"{context.id}: {pruned}")
-        return facts(network.model, pruned, graph)
+        return facts(network.model, pruned, graph, self._moved(network.model, pruned, graph, context))
 
     def trace(self, model: nn.Module, example: Tensor, registry: Registry) -> DependencyGraph:
         """The graph of a network as this stage cuts it."""
@@ -171,6 +174,20 @@ class Prune(Stage):
         """What goes in this round, of a fraction that goes in all of them."""
         return schedule(ratio, self.of, self.schedule)[self.round - 1]
 
+    def _moved(self, model: nn.Module, pruned: Pruned, graph: DependencyGraph, context: Context) -> Mapping[str, float]:
+        """How far each layer's outputs are from those before the cut, and a line about it; {} without images."""
+        if not len(context.data.train):
+            return {}
+        images = calibrate(f"stage {context.id}", 1, context.recipe, context.data, None).batches
+        found = deviations(model, graph, pruned, [batch for batch, _ in images])
+        if found:
+            where, most = max(found.items(), key=lambda item: item[1])
+            context.progress.say(
+                f"{context.id}: layers' outputs have moved by {statistics.median(found.values()):.1%} (median; most "
+                f"{where}, {most:.1%}), measured on {BATCH} training images"
+            )
+        return {layer: value for layer, value in found.items() if math.isfinite(value)}
+
     def mistakes(self, earlier: Sequence[tuple[str, Stage]], registry: Registry) -> Iterable[tuple[str, str]]:
         yield from start_mistakes(self.start, earlier)
         options = ("ratio", "max_drop", "keep_macs", "keep_params", "keep")
@@ -216,15 +233,18 @@ class Prune(Stage):
                 yield option, f"stage '{id}' measured with {option}: {getattr(measured, option)}; both need the same"
 
 
-def facts(model: nn.Module, pruned: Pruned, graph: DependencyGraph) -> dict[str, Any]:
+def facts(model: nn.Module, pruned: Pruned, graph: DependencyGraph, moved: Mapping[str, float]) -> dict[str, Any]:
     """What the report says of a cut: channels, blocks, what stayed whole and why, the verification, the cost.
 
-    A layer of a block that is gone has 0 channels left.
+    A layer of a block that is gone has 0 channels left. moved: layer -> how far its outputs are from those before.
     """
     after, checked = dict(widths(pruned.model)), pruned.verification
     assert checked is not None  # this stage always verifies
     return {
-        "channels": [{"layer": n, "before": before, "after": after.get(n, 0)} for n, before in widths(model)],
+        "channels": [
+            {"layer": n, "before": before, "after": after.get(n, 0), "deviation": moved.get(n)}
+            for n, before in widths(model)
+        ],
         "blocks": [{"block": name, **vars(graph.cost_of_block(name))} for name in pruned.plan.blocks],
         "frozen": [{"group": n, "reason": f.reason, "by": f.by} for n, f in pruned.frozen.items()],
         "verification": {

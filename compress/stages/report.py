@@ -96,9 +96,9 @@ def assemble(context: Context) -> dict[str, Any]:
 
 
 def channels_of(cuts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Channels of each layer before the first cut and after the last, in the network's order."""
+    """Channels of each layer before the first cut and after the last, and how far the last one moved it."""
     layers: dict[str, dict[str, Any]] = {}
     for cut in cuts:
         for row in cut["channels"]:
-            layers.setdefault(row["layer"], dict(row))["after"] = row["after"]
+            layers.setdefault(row["layer"], dict(row)).update(after=row["after"], deviation=row.get("deviation"))
     return list(layers.values())

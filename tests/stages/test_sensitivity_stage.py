@@ -82,6 +82,14 @@ def test_the_ratios_are_what_was_measured_to_be_harmless(finished: Path) -> None
     assert widths["stem.0"]["before"] == widths["stem.0"]["after"]
 
 
+def test_how_far_each_layer_has_moved_is_on_the_page(finished: Path) -> None:
+    moved = {row["layer"]: row["deviation"] for row in facts(finished, "pruned")["channels"]}
+    assert moved["stem.0"] == 0 and sum(value > 0 for value in moved.values()) >= 2
+    page = " ".join((finished / "report.html").read_text().split())
+    assert all(f"{100 * value:.1f} %</td></tr>" in page for value in moved.values())
+    assert "layers' outputs have moved by" in (finished / "log.txt").read_text()
+
+
 def test_the_picture_is_on_the_page(finished: Path) -> None:
     svg = (finished / "measured" / PICTURE).read_text()
     assert svg.startswith("<?xml") and "</svg>" in svg

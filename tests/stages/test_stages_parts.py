@@ -104,11 +104,16 @@ def test_every_missed_expectation_is_named_and_unknown_ones_are_mistakes():
 def test_channels_over_several_cuts():
     cuts = [
         {"channels": [{"layer": "x", "before": 8, "after": 6}, {"layer": "y", "before": 4, "after": 4}]},
-        {"channels": [{"layer": "x", "before": 6, "after": 3}, {"layer": "y", "before": 4, "after": 2}]},
+        {
+            "channels": [
+                {"layer": "x", "before": 6, "after": 3, "deviation": 0.5},
+                {"layer": "y", "before": 4, "after": 2, "deviation": None},
+            ]
+        },
     ]
     assert channels_of(cuts) == [
-        {"layer": "x", "before": 8, "after": 3},
-        {"layer": "y", "before": 4, "after": 2},
+        {"layer": "x", "before": 8, "after": 3, "deviation": 0.5},
+        {"layer": "y", "before": 4, "after": 2, "deviation": None},
     ]
 
 
