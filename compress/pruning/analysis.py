@@ -19,9 +19,9 @@ from ..errors import CompressError
 from ..files import write_json
 from .apply import apply
 from .criteria import describe, find_criterion
+from .masked import copy_with
 from .plan import Plan
 from .question import fraction
-from .replay import copy_with
 from .selection import plan
 
 if TYPE_CHECKING:

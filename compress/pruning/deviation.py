@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..errors import CompressError
 from ..graph.inputs import call_model, collect_tensors
 from ..graph.tape import plain_math
+from .masked import copy_with
 from .points import Kept
-from .replay import copy_with
 from .shift import Follow
 
 if TYPE_CHECKING:

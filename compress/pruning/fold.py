@@ -18,8 +18,8 @@ from ..graph.tape import plain_math
 from ..hookspecs import hookimpl
 from .compensation import Compensation
 from .features import CONVOLUTIONS, Layer
+from .masked import copy_with
 from .plan import Plan
-from .replay import copy_with
 from .shift import Follow, Outputs, shift_output
 from .surgery import Edits
 

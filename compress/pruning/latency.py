@@ -17,7 +17,7 @@ from ..graph.inputs import call_model
 from ..graph.tape import plain_math
 from ..measure.latency import Latency, measure_latency
 from .features import CONVOLUTIONS, Layer, Watch
-from .replay import copy_with
+from .masked import copy_with
 
 if TYPE_CHECKING:
     from .apply import Pruned

@@ -15,8 +15,8 @@ from ..graph.shell import named_tensors
 from ..hookspecs import hookimpl
 from .compensation import Compensation
 from .features import Layer
+from .masked import copy_with
 from .plan import Plan
-from .replay import copy_with
 from .shift import Follow, shift_output
 from .surgery import Edits
 

@@ -1,10 +1,8 @@
-"""The original with every removed unit masked, and both networks in lockstep: what verification runs and compares."""
+"""Masked and cut networks running, in lockstep where that is asked: what verification compares."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,118 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph, Step
 from ..graph.inputs import call_model, collect_tensors
 from ..graph.labels import Array, Layout
-from ..graph.shell import named_tensors
 from ..graph.tape import op_name, plain_math
 from .decisions import Decisions
-from .surgery import Edits, surviving_index
-
-NUMBERS = 131_071
-"""How many random numbers are drawn; a prime, so that no two rows of a weight are alike when they are read round."""
-
-
-def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy of the model in eval mode with some tensors replaced; parameters are shared, buffers copied.
-
-    dtype: what every floating-point tensor is converted to, plain tensor attributes of modules too.
-    """
-    memo: dict[int, Any] = {}
-
-    def converted(tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
-        return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-
-    for name, tensor in named_tensors(model).items():
-        new = converted(replacements.get(name, tensor))
-        if isinstance(tensor, nn.Parameter):
-            memo[id(tensor)] = nn.Parameter(new, requires_grad=False)
-        else:
-            memo[id(tensor)] = new.clone() if new.data_ptr() == tensor.data_ptr() else new
-    for module in model.modules():
-        for item in vars(module).values():
-            if isinstance(item, Tensor) and id(item) not in memo:
-                memo[id(item)] = converted(item).clone()
-    return copy_model(model, memo).eval()
-
-
-def mask(model: nn.Module, edits: Edits, memory: nn.Module | None = None) -> nn.Module:
-    """A copy with every element of a parameter that a cut removes set to zero. Buffers are left as they are.
-
-    memory: another copy that is done with; its parameters are written over, which takes half as long as new memory.
-    """
-    tensors, used = named_tensors(model), {} if memory is None else named_tensors(memory)
-    copies = {}
-    for name in edits.select:
-        if isinstance(tensors[name], nn.Parameter):
-            real, there = tensors[name].detach(), used.get(name)
-            fits = there is not None and there.data_ptr() != real.data_ptr() and there.stride() == real.stride()
-            copies[name] = there.detach().copy_(real) if fits and there is not None else real.clone()
-    return mask_in_place(copy_with(model, copies), edits)
-
-
-@torch.no_grad()
-def mask_in_place(model: nn.Module, edits: Edits) -> nn.Module:
-    """The same for a model that may be changed."""
-    tensors = named_tensors(model)
-    for name, by_dim in edits.select.items():
-        tensor = tensors[name]
-        if not isinstance(tensor, nn.Parameter):
-            continue
-        for dim, index in by_dim.items():
-            gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-            gone[torch.as_tensor(index)] = False
-            tensor.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), 0)
-    return model
-
-
-def randomise(model: nn.Module, roles: Mapping[str, str], gain: float, seed: int = 0) -> nn.Module:
-    """A copy with random parameters and norm statistics, whatever the real ones are: what zero weights hide shows here.
-
-    It shares no parameter with the model.
-
-    Matrices and kernels: normal with standard deviation gain / sqrt(fan-in). Scales of norms: uniform in [0.5, 1.5];
-    running variances too. Everything else: normal with standard deviation 0.1.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    normal, uniform = _numbers(seed)
-    random = {}
-    for name, tensor in named_tensors(model).items():
-        if not tensor.is_floating_point():
-            random[name] = tensor.detach().clone()
-            continue
-        shape, leaf = tuple(tensor.shape), name.rpartition(".")[2]
-        start = int(torch.randint(NUMBERS, (), generator=generator))
-        if leaf == "running_var" or (roles.get(name) == "norm" and leaf == "weight"):
-            fresh = _read_round(uniform, start, shape)
-        elif not isinstance(tensor, nn.Parameter) and leaf != "running_mean":
-            continue  # a constant of the code (an image mean, a frequency table, a variance that must not be negative)
-        elif tensor.dim() > 1:
-            fan_in = max(tensor.numel() // tensor.shape[0], 1)
-            fresh = _read_round(normal, start, shape, gain / fan_in**0.5)
-        else:
-            fresh = _read_round(normal, start, shape, 0.1)
-        random[name] = fresh.to(tensor.device, tensor.dtype)
-    return copy_with(model, random)
-
-
-@functools.cache
-def _numbers(seed: int) -> tuple[Tensor, Tensor]:
-    """(NUMBERS,) normal with standard deviation 1, and (NUMBERS,) uniform in [0.5, 1.5]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(NUMBERS, generator=generator), torch.rand(NUMBERS, generator=generator) + 0.5
-
-
-def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
-    """As many of the (NUMBERS,) as the shape holds, from `start` on and round again, times the scale."""
-    fresh = torch.empty(math.prod(shape))
-    for free in torch.split(fresh, [min(NUMBERS - start, len(fresh)), max(len(fresh) - NUMBERS + start, 0)]):
-        for part in free.split(NUMBERS):
-            torch.mul(numbers[start : start + len(part)], scale, out=part)
-        start = 0
-    return fresh.view(shape)
+from .surgery import surviving_index
 
 
 class MaskedRun(TorchDispatchMode):

@@ -15,8 +15,9 @@ from ..graph.graph import DependencyGraph
 from ..graph.inputs import map_tensors
 from ..graph.shell import named_tensors
 from .decisions import Decisions, finite_part
+from .masked import copy_with, mask, randomise
 from .plan import Plan
-from .replay import Blame, copy_with, difference, find_difference, mask, mask_in_place, randomise, run, run_masked
+from .replay import Blame, difference, find_difference, run, run_masked
 from .surgery import Edits, cut
 from .wide import InFloat64
 
@@ -91,8 +92,8 @@ def verify(
     roles = {name: role for (name, _), role in _roles(graph).items()}
     randomised: _Comparison | None = None
     for gain in (1.4, 0.7, 0.2):
-        masked = mask_in_place(randomise(model, roles, gain), edits)
-        found = _compare(masked, None, graph, plan, edits)
+        masked, smaller = randomise(model, new, edits, roles, gain)
+        found = _compare(masked, smaller, graph, plan, edits)
         if found is not None and (randomised is None or found.rel > randomised.rel):
             randomised = found
         if found is not None and not (found.hollow and found.blame is None):
@@ -102,7 +103,9 @@ def verify(
             f"{type(model).__name__} gives no finite output with random weights, so nothing can be verified; "
             "pass verify=False to go on without"
         )
-    real = None if randomised.blame else _compare(mask(model, edits, memory=masked), new, graph, plan, edits)
+    real = None
+    if randomised.blame is None:
+        real = _compare(mask(model, edits, memory=masked), copy_with(new, {}), graph, plan, edits)
     if real is None and randomised.blame is None:
         raise CompressError(f"{type(model).__name__} gives no finite output with its own weights; are they loaded?")
     last = real or randomised
@@ -122,13 +125,11 @@ def _roles(graph: DependencyGraph) -> dict[tuple[str, int], str]:
     return {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
 
 
-def _compare(
-    model: nn.Module, new: nn.Module | None, graph: DependencyGraph, plan: Plan, edits: Edits
-) -> _Comparison | None:
+def _compare(model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> _Comparison | None:
     """Both networks in float32; where that leaves doubt, in float64; in the model's own types where neither runs.
 
-    model: the masked network; what a cut leaves of it is what it leaves of the original. new: that, where it is there.
-    None where the masked network is not finite.
+    model: the masked network; what a cut leaves of it is what it leaves of the original. new: the cut network, which
+    runs as it is where the types are its own. None where the masked network is not finite.
     """
     alive = graph.alive_labels(graph.alive(plan))
     failures: list[str] = []
@@ -147,7 +148,7 @@ def _compare(
             continue
         if not all(torch.isfinite(t).all() for t in want if t.is_floating_point()):
             return None
-        smaller = cut(masked, edits).eval() if new is None or not as_it_is else copy_with(new, {})
+        smaller = new if as_it_is else cut(masked, edits).eval()
         kind = dtype or _coarsest(model)
         try:
             with _arithmetic(dtype):

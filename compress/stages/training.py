@@ -13,8 +13,8 @@ from torch import nn, optim
 from ..errors import CompressError, nearest
 from ..graph.trace import trace
 from ..options import Uses
+from ..pruning.masked import copy_with
 from ..pruning.points import Kept
-from ..pruning.replay import copy_with
 from ..training import processes
 from ..training.distiller import Distiller, make_distillations
 from ..training.loop import BEST, CHECKPOINT, Job, train

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
 from ..graph.inputs import collect_tensors
-from ..pruning.replay import copy_with
+from ..pruning.masked import copy_with
 from .distillation import Answer, Distillation
 
 if TYPE_CHECKING:

@@ -52,6 +52,7 @@ def test_a_detector_is_cut_to_its_last_stage():
 
 
 def test_a_wrong_cut_behind_decisions_is_found(monkeypatch):
+    torch.manual_seed(0)  # in 2 of the first 60 seeds too few of the four channels are alive to show it
     monkeypatch.setitem(RULES, "roll", lambda call, labels: labels.of(call.args[0]))
     pruned = compress.prune(Careless(), X, ratio=0.5)
     assert pruned.verification.passed

@@ -10,7 +10,7 @@ from torch import nn
 import compress
 from compress.graph.rules import RULES
 from compress.graph.rules.elementwise import elementwise
-from compress.pruning.replay import mask
+from compress.pruning.masked import mask
 from compress.pruning.verify import TOLERANCE
 
 

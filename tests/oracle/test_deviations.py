@@ -10,7 +10,7 @@ from test_folding import Gamma, network
 from torch import Tensor, nn
 
 import compress
-from compress.pruning.replay import mask
+from compress.pruning.masked import mask
 
 
 def moved(seed: int) -> tuple[nn.Module, Tensor, Any]:

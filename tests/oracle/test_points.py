@@ -16,8 +16,9 @@ import compress
 from compress import CompressError, Kept
 from compress.graph.inputs import call_model, collect_tensors
 from compress.graph.tape import plain_math
+from compress.pruning.masked import mask
 from compress.pruning.remap import compose
-from compress.pruning.replay import mask, run_masked
+from compress.pruning.replay import run_masked
 
 
 def returned(model: nn.Module, run: Any) -> dict[str, list[Tensor]]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import compress
 from compress import Sensitivity
 from compress.pruning.analysis import _sets, read
-from compress.pruning.replay import mask, run_masked
+from compress.pruning.masked import mask
+from compress.pruning.replay import run_masked
 from compress.pruning.surgery import edits
 
 
