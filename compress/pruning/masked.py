@@ -74,8 +74,9 @@ def randomise(
     for large networks is much less work than to draw all, mask them and cut.
 
     Matrices and kernels: normal with standard deviation gain / sqrt(fan-in). Scales of norms: uniform in [0.5, 1.5];
-    running variances too. Running means: normal with standard deviation 0.1. Everything else: normal around 0.5 with standard deviation 0.3, so that most units get past the
-    threshold of their activation: a narrow layer of which all do not would hide what comes before it.
+    running variances too. Running means: normal with standard deviation 0.1. Everything else: normal around 0.5 with
+    standard deviation 0.3, so that most units get past the threshold of their activation: a narrow layer of which none
+    does would hide what comes before it.
     """
     generator = torch.Generator().manual_seed(seed)
     normal, uniform = _numbers(seed)
