@@ -40,11 +40,11 @@ SKIP = 3  # steps of each turn that warm up
 
 
 class Ours:
-    """This project's loader and step on a data set, as the stage `baseline` of hands_on_cpu trains."""
+    """This project's loader and step on a data set, as the stage `baseline` of hands_quarter trains."""
 
     def __init__(self, root: Path, width: float, size: int, batch: int) -> None:
         settings = [f"data.root={root}", f"data.image_size={size}", f"model.width={width}"]
-        recipe = load_recipe("hands_on_cpu", [*settings, f"stages.baseline.batch_size={batch}"])
+        recipe = load_recipe("hands_quarter", [*settings, f"stages.baseline.batch_size={batch}"])
         self.stage = next(stage for _, stage in recipe.stages if isinstance(stage, Training))
         self.data, self.task = recipe.dataset.open(), recipe.task
         self.model = recipe.architecture.build(len(self.data.classes), (size, size))

@@ -323,20 +323,19 @@ def test_an_unknown_recipe_names_the_nearest_shipped_one(folder: Path) -> None:
 
 
 PROFILED = sorted(name for name, path in shipped().items() if "\nprofiles:\n" in path.read_text(encoding="utf-8"))
-PROFILED.remove("hands_on_cpu")  # which has no `quick` and no `full`
 
 
-def test_recipes_without_a_quick_profile_are_known_to_be_so() -> None:
+def test_recipes_without_profiles_are_known_to_be_so() -> None:
     """What most of them are held against is in tests/classification."""
-    plain = {"digits", "hands_on_cpu", "slimming_vgg19", "slimming_resnet164", "slimming_densenet40"}
+    plain = {"digits", "hands_on_cpu", "hands_quarter", "slimming_vgg19", "slimming_resnet164", "slimming_densenet40"}
     assert set(shipped()) - set(PROFILED) == plain
 
 
-def test_hands_on_cpu_wants_data_in_both_of_its_sizes(folder: Path) -> None:
-    for profile in ("auto", "quarter"):
-        with pytest.raises(RecipeError) as caught:
-            load("hands_on_cpu", profile=profile)
-        assert len(caught.value.mistakes) == 1 and "no data.yaml there" in str(caught.value)
+@pytest.mark.parametrize("name", ["hands_on_cpu", "hands_quarter"])
+def test_recipes_for_photographs_lack_nothing_else(name: str, folder: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(name)
+    assert len(caught.value.mistakes) == 1 and "no data.yaml there" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", PROFILED)
