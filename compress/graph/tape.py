@@ -147,6 +147,9 @@ class _PythonCalls(TorchFunctionMode):
         if name == "numel" and isinstance(args[0], Tensor):
             sizes = self.recorder.traced_size(args[0])
             return functools.reduce(operator.mul, sizes) if sizes else 1
+        if name == "batch_norm" and len(args) == 9 and not args[0].numel() and not args[5]:
+            # of nothing, as where a detector has found no box, PyTorch takes a short cut: times weight[0], plus bias[0]
+            return torch.ops.aten.native_batch_norm(*args[:8])[0]
         if name in ("tensor", "as_tensor") and args and isinstance(args[0], TracedInt):
             float(args[0])  # used by value, which is noted where an integer becomes a number
         before, self.recorder.python = self.recorder.python, (name, args, kwargs)

@@ -150,8 +150,13 @@ class Blame:
     what: str
 
 
-def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array) -> Blame:
-    """Run both networks and compare op by op: the cut one's result must be the masked one's survivors."""
+def find_difference(
+    masked: nn.Module, cut: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array, apart: float
+) -> Blame:
+    """Run both networks and compare op by op: the cut one's result must be the masked one's survivors.
+
+    apart: the relative difference from which on two results are not the same.
+    """
     reference, decisions = MaskedRun(graph, alive, keep=True), Decisions()
     with plain_math(), decisions, reference:
         call_model(masked, inputs)
@@ -180,7 +185,7 @@ def find_difference(masked: nn.Module, cut: nn.Module, inputs: Any, graph: Depen
                     want = want.index_select(dim, torch.as_tensor(index, device=want.device))
             if want.shape != have.shape:
                 return Blame(step, f"{step} gives the shape {tuple(have.shape)}, not {tuple(want.shape)}")
-            if want.is_floating_point() and difference(want, have)[1] > 1e-8:
+            if want.is_floating_point() and difference(want, have)[1] > apart:
                 return Blame(step, f"{step} gives other values")
     if failure is not None:
         k = len(follower.kept)

@@ -97,3 +97,24 @@ def test_only_what_is_infinite_alike_is_left_out(other):
     assert not torch.isfinite(want[0]) and torch.equal(want[1:], have[1:])
     want, have = finite_part(*[torch.tensor([other, 2.0])] * 2)
     assert torch.isfinite(want).all() and torch.equal(want, have)
+
+
+class Late(nn.Module):
+    """A second stage that what is traced never reaches: no score is high enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.score = nn.Conv2d(3, 8, 1), nn.Linear(8, 1)
+        self.head = nn.Sequential(nn.Conv2d(8, 6, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+
+    def forward(self, x):
+        y = self.first(x).relu()
+        return y.sum((1, 2, 3)), self.head(y[self.score(y.mean((2, 3)))[:, 0] > 1e6])
+
+
+def test_a_norm_that_has_seen_nothing_is_cut_with_what_makes_its_channels():
+    """PyTorch multiplies an empty tensor by weight[0]: taken for what it is, that would leave the norm whole."""
+    pruned = compress.prune(Late(), torch.rand(4, 3, 5, 5), ratio=0.5)
+    assert pruned.model.head[1].num_features == pruned.model.head[0].out_channels == 3
+    assert pruned.model.head[1].running_mean.shape == pruned.model.head[1].weight.shape == (3,)
+    assert pruned.model.head(torch.rand(2, 4, 5, 5)).shape == (2, 2, 5, 5)
