@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-IMAGE = {"inception_v3": 96, "maxvit_t": 224, "raft_large": 128, "raft_small": 128}
+IMAGE = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 70, "raft_large": 128, "raft_small": 128}
 """Height and width of the images, pixels; 64 where nothing is said. RAFT and MaxViT take no less."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
