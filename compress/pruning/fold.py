@@ -71,7 +71,8 @@ class FoldExact(Fold):
 
     What is kept counts in the cost after the cut, and makes a width that `round_to` chose larger. It is as few channels
     as will do, one for all layers that read a tensor, and none where the removed channels give nothing. To a second
-    pruning it is a channel like any other: without it, its constant is folded again.
+    pruning with `fold-exact` it is doomed like any other and may carry again; where nothing else of its group goes, it
+    stays. Fine-tuning may wake it; weight decay does not pull on norms, and so not on its constant.
     """
 
     name = "fold-exact"
@@ -85,7 +86,8 @@ class FoldExact(Fold):
             np.maximum.at(strength[:, k], reader.units(graph), share.double().cpu().numpy())
         may = np.zeros(graph.n_units, dtype=bool)
         for name, units in plan.removed.items():
-            may[graph.start(name) + units] = len(units) > 1 and not graph[name].links
+            enough = len(units) > 1 or _silent(model, graph, {name: units})
+            may[graph.start(name) + units] = enough and not graph[name].links
         kept: dict[str, list[int]] = {}
         open_ = np.ones(len(readers), dtype=bool)
         while open_.any():
@@ -103,7 +105,10 @@ class FoldExact(Fold):
         if not kept:
             return plan
         removed = {name: units[~np.isin(units, kept.get(name, []))] for name, units in plan.removed.items()}
-        return replace(plan, removed=removed, settings={**plan.settings, CONSTANTS: kept})
+        removed = {name: units for name, units in removed.items() if len(units)}
+        carriers = {name: units for name, units in kept.items() if name in removed}
+        said = {CONSTANTS: carriers} if carriers else {}
+        return replace(plan, removed=removed, settings={**plan.settings, **said})
 
     def compensate(
         self,
@@ -171,6 +176,13 @@ def _scales(graph: DependencyGraph, units: Mapping[str, np.ndarray]) -> Iterator
         scales = [m for m in members if m.role == "norm" and m.name.endswith("weight")]
         for member in scales or [m for m in members if m.role == "out"]:
             yield member, member.index[np.isin(member.unit, mine)]
+
+
+def _silent(model: nn.Module, graph: DependencyGraph, units: Mapping[str, np.ndarray]) -> bool:
+    """Whether these units give nothing but a constant as they are, as one does that a first pruning kept for that."""
+    tensors = named_tensors(model)
+    scales = (tensors[m.name].index_select(m.dim, torch.as_tensor(i)) for m, i in _scales(graph, units))
+    return not any(bool(scale.any()) for scale in scales)
 
 
 def _unit(graph: DependencyGraph, number: int) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """`fold` against the network it stands for: removed gammas at zero, their betas kept."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -303,3 +304,35 @@ def test_compensations_that_look_at_data_say_so(small):
     model, graph, plan, _ = small
     with pytest.raises(compress.CompressError, match="'reconstruct' looks at data; pass calibration=batches"):
         compress.apply(model, graph, plan, compensate="reconstruct")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_second_exact_fold_keeps_what_the_first_kept(seed):
+    """Oracle: the whole network, in which every second channel is a constant; borders are padded."""
+    torch.manual_seed(seed)
+
+    def layer(i, o):
+        return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.1))
+
+    model = nn.Sequential(layer(3, 16), layer(16, 24), layer(24, 16), nn.Conv2d(16, 4, 1)).double().eval()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        for tensor in (norm.bias, norm.running_mean):
+            nn.init.normal_(tensor)
+        for tensor in (norm.weight, norm.running_var):
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        with torch.no_grad():
+            norm.weight[::2] = 0
+    images = torch.rand(2, 3, 12, 12, dtype=torch.float64)
+    graph = compress.trace(model, images)
+    once = compress.apply(model, graph, compress.plan(graph, "bn-gamma", 0.5, "global"), compensate="fold-exact")
+    kept = once.plan.settings["constants"]
+    again = compress.trace(once.model, images)
+    silent = {}  # what the first pruning kept for its constant alone
+    for name in kept:
+        gamma = once.model.get_parameter(f"{name.removesuffix('.0')}.1.weight")
+        silent[name] = np.flatnonzero((gamma == 0).numpy())
+    assert silent and all(len(units) == 1 for units in silent.values())
+    twice = compress.apply(once.model, again, compress.Plan(silent), compensate="fold-exact")
+    expected = model(images)
+    for network in (once.model, twice.model):
+        assert (network(images) - expected).abs().max() < 1e-9 * expected.abs().max()
