@@ -25,7 +25,8 @@ oracle in float64; models above 100 million parameters, those that run in float3
 masking does not make zero are compared by `prune`'s own verification alone (on random and on their own weights; marked
 v). *frozen*: groups that stay whole, of all. Times are not given, because the machine was shared: `benchmarks/peer.py`
 measures them. A model that fails "not done after" some seconds was cut off on that busy machine; "MemoryError": it
-wanted more than 8 GiB. "not run": not yet. {older} of the results are of an earlier version of the core, and were right then.
+wanted more than 8 GiB. "not run": not yet. {older} of the results are of an earlier version of the core, and were right
+then.
 """
 
 
