@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,21 +77,15 @@ def _ends(model: nn.Module, graph: DependencyGraph) -> dict[str, str]:
 @torch.no_grad()
 def _outputs(model: nn.Module, paths: set[str], batch: Any) -> Mapping[str, list[Tensor]]:
     """What the modules return in one forward, call by call."""
-    found: dict[str, list[Tensor]] = {}
-    with _hooked(model, paths, lambda path, tensors: found.setdefault(path, []).extend(tensors)):
-        call_model(model, batch)
-    return found
+    found: dict[str, list[Tensor]] = defaultdict(list)
 
+    def keep(path: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        found[path] += [tensor.clone() for tensor in collect_tensors(outputs)]  # what follows may work in place
 
-@contextmanager
-def _hooked(model: nn.Module, paths: set[str], see: Callable[[str, list[Tensor]], object]) -> Iterator[None]:
-    def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        # a copy, for what follows may work in place
-        return lambda module, inputs, outputs: (see(path, [t.clone() for t in collect_tensors(outputs)]), None)[1]
-
-    handles = [m.register_forward_hook(hook(path)) for path, m in model.named_modules() if path in paths]
+    handles = [m.register_forward_hook(partial(keep, path)) for path, m in model.named_modules() if path in paths]
     try:
-        yield
+        call_model(model, batch)
     finally:
         for handle in handles:
             handle.remove()
+    return found
