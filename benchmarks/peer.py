@@ -5,8 +5,9 @@
 
 Both are asked for half of every group's channels by l2 magnitude: `prune` with and without verification against
 Torch-Pruning's constructor and step, which verifies nothing. All contenders in one process, one thread, in turns,
-medians; each model in a process of its own, because Torch-Pruning leaves memory in use. `floor`: the two forward passes
-of the dense and the two of the cut network that verification is made of.
+medians; each model in a process of its own with a limit of memory, because Torch-Pruning leaves memory in use and for
+some models wants more than there is. `floor`: the forward passes of verification at the least - two of the dense and two
+of the cut network on the example, or on images of 64 pixels where verification makes do with these.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import gc
 import json
 import math
 import multiprocessing
+import resource
 import statistics
 import time
 import warnings
@@ -54,8 +56,9 @@ def forwards(dense: nn.Module, cut: nn.Module, image: Tensor) -> None:
             model(image)
 
 
-def measure(name: str, size: int, rounds: int) -> dict[str, float | str]:
+def measure(name: str, size: int, rounds: int, gib: float) -> dict[str, float | str]:
     """Median seconds of each contender, after one round that is not counted."""
+    resource.setrlimit(resource.RLIMIT_DATA, (int(gib * 2**30), int(gib * 2**30)))
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
@@ -124,13 +127,14 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["*"], help="globs over names")
     parser.add_argument("--size", type=int, default=224, help="height and width of the image, pixels")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
+    parser.add_argument("--gib", type=float, default=12, help="memory limit of each model")
     parser.add_argument("--json", type=Path, help="file to keep the figures in")
     options = parser.parse_args()
     chosen = [name for name in names() if any(fnmatch.fnmatchcase(name, glob) for glob in options.models)]
     results = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in chosen:
-            results.append(pool.apply(measure, (name, options.size, options.rounds)))
+            results.append(pool.apply(measure, (name, options.size, options.rounds, options.gib)))
             print(json.dumps(results[-1]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(results, indent=1))

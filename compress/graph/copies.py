@@ -30,16 +30,26 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
-        state = {
-            name: value if type(value) in ATOMS else _copied(value, memo)
-            for name, value in module.__getstate__().items()
-        }
+        state = module.__getstate__().copy()
+        for name, value in state.items():
+            kind = type(value)
+            if kind in ATOMS:
+                continue
+            if kind in CONTAINERS and not value and id(value) not in memo:
+                memo[id(value)] = state[name] = kind()
+            else:
+                state[name] = _copied(value, memo)
         new = memo[id(module)]
         if type(module).__setstate__ is nn.Module.__setstate__:
             vars(new).update(state)
         else:
             new.__setstate__(state)
     return memo[id(model)]
+
+
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """The model itself. `eval` sets what is set already, and for a large one takes as long as the copy does."""
+    return model.eval() if any(module.training for module in model.modules()) else model
 
 
 def _is_plain(kind: type) -> bool:
@@ -58,6 +68,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
+    if kind is tuple and all(type(item) in ATOMS for item in value):
+        return value
     if kind in CONTAINERS and not value:
         memo[id(value)] = kind()
         return memo[id(value)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
-from .copies import copy_model
+from .copies import copy_model, in_eval_mode
 from .ints import Attribute, TracedInt
 
 
@@ -57,7 +57,7 @@ def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[in
         shell = copy_model(model, memo)
     except Exception as error:
         raise CompressError(f"{type(model).__name__} cannot be deep-copied, which tracing needs: {error}") from error
-    return shell.eval(), names, keep
+    return in_eval_mode(shell), names, keep
 
 
 def trace_integers(shell: nn.Module) -> dict[Attribute, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..graph.copies import copy_model
+from ..graph.copies import copy_model, in_eval_mode
 from ..graph.shell import named_tensors
 from .surgery import Edits, cut, select
 
@@ -40,14 +41,15 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch
         for item in vars(module).values():
             if isinstance(item, Tensor) and id(item) not in memo:
                 memo[id(item)] = converted(item).clone()
-    return copy_model(model, memo).eval()
+    return in_eval_mode(copy_model(model, memo))
 
 
 @torch.no_grad()
 def mask(model: nn.Module, edits: Edits, memory: nn.Module | None = None) -> nn.Module:
     """A copy with every element of a parameter that a cut removes set to zero. Buffers are left as they are.
 
-    memory: another copy that is done with; its parameters are written over, which takes half as long as new memory.
+    memory: another copy that is done with; its parameters are written over, by products with zeros and ones, which
+    takes a fraction of the time - but what is not finite stays so.
     """
     tensors, used = named_tensors(model), {} if memory is None else named_tensors(memory)
     copies = {}
@@ -56,11 +58,16 @@ def mask(model: nn.Module, edits: Edits, memory: nn.Module | None = None) -> nn.
             continue
         real, there = tensors[name].detach(), used.get(name)
         fits = there is not None and there.data_ptr() != real.data_ptr() and there.stride() == real.stride()
-        copies[name] = copied = there.detach().copy_(real) if fits and there is not None else real.clone()
+        copied = there.detach() if fits and there is not None else None
         for dim, index in by_dim.items():
-            gone = torch.ones(real.shape[dim], dtype=torch.bool)
-            gone[torch.as_tensor(index)] = False
-            copied.index_fill_(dim, gone.nonzero().flatten().to(real.device), 0)
+            left = torch.zeros(real.shape[dim], dtype=real.dtype)
+            left[torch.as_tensor(index)] = 1
+            if copied is not None:
+                along = left.to(real.device).view(-1, *(1,) * (real.dim() - dim - 1))
+                real = torch.mul(real, along, out=copied)
+            else:
+                real = real.index_fill(dim, (left == 0).nonzero().flatten().to(real.device), 0)
+        copies[name] = real
     return copy_with(model, copies)
 
 
@@ -78,8 +85,7 @@ def randomise(
     standard deviation 0.3, so that most units get past the threshold of their activation: a narrow layer of which none
     does would hide what comes before it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    normal, uniform = _numbers(seed)
+    generator, (normal, uniform) = random.Random(seed), _numbers(seed)
     whole: dict[str, Tensor] = {}
     small: dict[str, Tensor] = {}
     for name, tensor in named_tensors(model).items():
@@ -89,7 +95,7 @@ def randomise(
             continue
         shape, leaf, learned = tuple(tensor.shape), name.rpartition(".")[2], isinstance(tensor, nn.Parameter)
         drawn = tuple(len(by_dim[d]) if learned and d in by_dim else n for d, n in enumerate(shape))
-        start = int(torch.randint(NUMBERS, (), generator=generator))
+        start = generator.randrange(NUMBERS)
         if leaf == "running_var" or (roles.get(name) == "norm" and leaf == "weight"):
             fresh = _read_round(uniform, start, drawn)
         elif leaf == "running_mean":
@@ -111,9 +117,18 @@ def randomise(
 def _spread(left: Tensor, by_dim: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> Tensor:
     """A tensor of the shape that holds what is left of it where `by_dim` says, and zeros elsewhere."""
     for dim in sorted(by_dim, reverse=True):  # rows last: they are copied in one piece
-        wide = left.new_zeros((*left.shape[:dim], shape[dim], *left.shape[dim + 1 :]))
+        wide = _zeros((*left.shape[:dim], shape[dim], *left.shape[dim + 1 :]), left)
         left = wide.index_copy_(dim, torch.as_tensor(by_dim[dim], device=left.device), left)
     return left
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    if like.device.type == "cpu" and like.dtype in NUMPY:
+        return torch.from_numpy(np.zeros(shape, NUMPY[like.dtype]))
+    return like.new_zeros(shape)
+
+
+NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 @functools.cache
@@ -125,9 +140,9 @@ def _numbers(seed: int) -> tuple[Tensor, Tensor]:
 
 def _read_round(numbers: Tensor, start: int, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     """As many of the (NUMBERS,) as the shape holds, from `start` on and round again, times the scale."""
-    fresh = torch.empty(math.prod(shape))
-    for free in torch.split(fresh, [min(NUMBERS - start, len(fresh)), max(len(fresh) - NUMBERS + start, 0)]):
-        for part in free.split(NUMBERS):
-            torch.mul(numbers[start : start + len(part)], scale, out=part)
-        start = 0
+    fresh, done = torch.empty(math.prod(shape)), 0
+    while done < len(fresh):
+        part = min(NUMBERS - start, len(fresh) - done)
+        torch.mul(numbers[start : start + part], scale, out=fresh[done : done + part])
+        start, done = 0, done + part
     return fresh.view(shape)

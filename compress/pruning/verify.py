@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CompressError
 from ..graph.graph import DependencyGraph
-from ..graph.inputs import map_tensors
 from ..graph.shell import named_tensors
 from .decisions import Decisions, finite_part
 from .masked import copy_with, mask, randomise
+from .noise import Noise, NotAsRecorded, can_be_small
 from .plan import Plan
 from .replay import Blame, difference, find_difference, run, run_masked
 from .surgery import Edits, cut
@@ -89,11 +88,20 @@ def verify(
         raise CompressError(
             "a model on the meta device holds no values to verify; load its weights, or pass verify=False"
         )
+    if can_be_small(graph):
+        with suppress(NotAsRecorded):
+            return _verify(model, new, graph, plan, edits, Noise(graph, small=True))
+    return _verify(model, new, graph, plan, edits, Noise(graph, small=False))
+
+
+def _verify(
+    model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits, noise: Noise
+) -> tuple[Verification, Blame | None]:
     roles = {name: role for (name, _), role in _roles(graph).items()}
     randomised: _Comparison | None = None
     for gain in (1.4, 0.7, 0.2):
         masked, smaller = randomise(model, new, edits, roles, gain)
-        found = _compare(masked, smaller, graph, plan, edits)
+        found = _compare(masked, smaller, graph, plan, edits, noise)
         if found is not None and (randomised is None or found.rel > randomised.rel):
             randomised = found
         if found is not None and not (found.hollow and found.blame is None):
@@ -105,7 +113,10 @@ def verify(
         )
     real = None
     if randomised.blame is None:
-        real = _compare(mask(model, edits, memory=masked), copy_with(new, {}), graph, plan, edits)
+        for memory in (masked, None):  # weights that are not finite, and go, are known for it by a first try
+            real = _compare(mask(model, edits, memory), copy_with(new, {}), graph, plan, edits, noise)
+            if real is not None:
+                break
     if real is None and randomised.blame is None:
         raise CompressError(f"{type(model).__name__} gives no finite output with its own weights; are they loaded?")
     last = real or randomised
@@ -125,7 +136,9 @@ def _roles(graph: DependencyGraph) -> dict[tuple[str, int], str]:
     return {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
 
 
-def _compare(model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits) -> _Comparison | None:
+def _compare(
+    model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits, noise: Noise
+) -> _Comparison | None:
     """Both networks in float32; where that leaves doubt, in float64; in the model's own types where neither runs.
 
     model: the masked network; what a cut leaves of it is what it leaves of the original. new: the cut network, which
@@ -136,13 +149,11 @@ def _compare(model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Pla
     for dtype in (torch.float32, torch.float64, None):
         as_it_is = dtype is None or _all_of(model, dtype)
         masked = model if as_it_is else copy_with(model, {}, dtype)
-        generator = torch.Generator().manual_seed(1)
-        inputs = map_tensors(graph.example_inputs, partial(_random_like, dtype=dtype, generator=generator))
         noted = Decisions() if graph.decides else None
         followed = Decisions(follow=noted) if noted is not None else None
         try:
             with _arithmetic(dtype):
-                want = run_masked(masked, inputs, graph, alive, noted)
+                inputs, want = noise.run(lambda x, whole=masked: run_masked(whole, x, graph, alive, noted), dtype)
         except RuntimeError as error:  # types that the forward writes out do not mix with every other
             failures.append(str(error).splitlines()[0])
             continue
@@ -185,11 +196,3 @@ def _coarsest(model: nn.Module) -> torch.dtype:
     """The model's floating-point type of the least precision."""
     kinds = {t.dtype for t in named_tensors(model).values() if t.is_floating_point()}
     return max(kinds & set(TOLERANCE), key=lambda kind: TOLERANCE[kind], default=torch.float32)
-
-
-def _random_like(tensor: Tensor, dtype: torch.dtype | None, generator: torch.Generator) -> Tensor:
-    """Uniform noise in [0, 1) where the example is floating point, the example itself where it is not."""
-    if not tensor.is_floating_point():
-        return tensor.clone()
-    noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-    return noise.to(tensor.device, dtype or tensor.dtype)
