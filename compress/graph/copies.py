@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
 """Types of values that a copy shares."""
@@ -18,13 +18,18 @@ ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
 CONTAINERS = frozenset((dict, OrderedDict, set, list))
 
 
-def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def copy_model(
+    model: nn.Module, memo: dict[int, Any], stand_in: Callable[[Tensor], Tensor] = copy.deepcopy
+) -> nn.Module:
     """A deep copy in which every object whose id is in the memo is replaced by what the memo says.
 
-    Modules that say themselves how they are copied or pickled are left to `copy.deepcopy`.
+    stand_in: what is put in place of other tensors that are attributes of modules. Modules that say themselves how they
+    are copied or pickled are left to `copy.deepcopy`.
     """
     modules = list(model.modules())
     if not all(_is_plain(kind) for kind in {type(module) for module in modules}):
+        held = [item for module in modules for item in vars(module).values() if isinstance(item, Tensor)]
+        memo |= {id(tensor): stand_in(tensor) for tensor in held if id(tensor) not in memo}
         return copy.deepcopy(model, memo)
     modules = [module for module in modules if id(module) not in memo]
     for module in modules:
@@ -38,6 +43,8 @@ def copy_model(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             if kind in CONTAINERS and not value and id(value) not in memo:
                 memo[id(value)] = state[name] = kind()
             else:
+                if isinstance(value, Tensor) and id(value) not in memo:
+                    memo[id(value)] = stand_in(value)
                 state[name] = _copied(value, memo)
         new = memo[id(module)]
         if type(module).__setstate__ is nn.Module.__setstate__:

@@ -85,7 +85,7 @@ class Step:
     """One recorded ATen call, for verification: the layout of its outputs, and what it reduces over.
 
     reducers: (argument position, dim, labels) of arguments that the masked network narrows to the survivors;
-    position -1 - k: output k, which it widens again. touched: every label array that its arguments and outputs carry.
+    position -1 - k: output k, which it widens again. given: layouts of its arguments, of those that carry channels.
     decides: it makes integers or truth values, without channels, of real numbers.
     """
 
@@ -93,8 +93,14 @@ class Step:
     module: str
     outs: tuple[tuple[tuple[int, ...], Layout], ...]
     reducers: tuple[tuple[int, int, Array], ...]
-    touched: tuple[Array, ...]
+    given: tuple[Layout, ...]
     decides: bool = False
+
+    @property
+    def touched(self) -> list[Array]:
+        """Every label array that its arguments and outputs carry, flat."""
+        layouts = (*self.given, *(layout for _, layout in self.outs))
+        return [block.labels.ravel() for layout in layouts for block in layout]
 
     def __str__(self) -> str:
         return f"aten.{self.op} in {self.module or 'the model'}"

@@ -42,19 +42,14 @@ def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[in
     def stand_in(tensor: Tensor) -> Tensor:
         data = tensor.detach()
         data = torch.empty_like(data, device="meta") if device == "meta" else data
-        return nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data.clone()
+        keep.append(nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data.clone())
+        return keep[-1]
 
     for name, tensor in named_tensors(model).items():
-        memo[id(tensor)] = replacement = stand_in(tensor)
-        names[id(replacement)] = name
-        keep.append(replacement)
-    for module in model.modules():
-        for item in vars(module).values():
-            if isinstance(item, Tensor) and id(item) not in memo:
-                memo[id(item)] = replacement = stand_in(item)
-                keep.append(replacement)
+        memo[id(tensor)] = stand_in(tensor)
+        names[id(keep[-1])] = name
     try:
-        shell = copy_model(model, memo)
+        shell = copy_model(model, memo, stand_in)
     except Exception as error:
         raise CompressError(f"{type(model).__name__} cannot be deep-copied, which tracing needs: {error}") from error
     return in_eval_mode(shell), names, keep

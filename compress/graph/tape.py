@@ -128,6 +128,14 @@ def op_name(func: Any) -> str:
     return func._schema.name.removeprefix("aten::")
 
 
+class DispatchMode(TorchDispatchMode):
+    """A mode whose every call is not first wrapped to keep `torch.compile` out: that takes longer than the call."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 class _PythonCalls(TorchFunctionMode):
     """Sees each Python-level torch call: keeps its arguments for the ATen calls inside, hands out traced sizes."""
 
@@ -159,7 +167,7 @@ class _PythonCalls(TorchFunctionMode):
             self.recorder.python = before
 
 
-class _AtenCalls(TorchDispatchMode):
+class _AtenCalls(DispatchMode):
     """Records each ATen call on a tape."""
 
     def __init__(self, tape: Tape, names: dict[int, str]) -> None:
@@ -167,7 +175,7 @@ class _AtenCalls(TorchDispatchMode):
         self.tape = tape
         self.names = names
         self.values: dict[int, Value] = {}  # id of a live tensor -> what it is now
-        self.storages: dict[int, set[int]] = {}  # storage -> ids of the live tensors in it
+        self.storages: dict[int | None, set[int]] = {}  # storage -> ids of the live tensors in it
         self.alive: list[Tensor] = []  # so that no id is used twice
         self.open: list[Invocation] = []  # the modules that are at work, the innermost last
         self.python: tuple[str, Any, Any] | None = None
@@ -179,8 +187,9 @@ class _AtenCalls(TorchDispatchMode):
         value = Value(self.count, tuple(map(int, tensor.shape)), tensor.dtype, self.names.get(id(tensor)))
         self.count += 1
         self.values[id(tensor)] = value
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse tensors and the like have no storage
-            self.storages.setdefault(tensor.untyped_storage()._cdata, set()).add(id(tensor))
+        storage = _storage(tensor)
+        if storage is not None:
+            self.storages.setdefault(storage, set()).add(id(tensor))
         return value
 
     def value(self, tensor: Tensor) -> Value:
@@ -229,10 +238,7 @@ class _AtenCalls(TorchDispatchMode):
         result = func(*args, **kwargs) if known is None else known
         made = [result] if isinstance(result, Tensor) else [r for r in _flat(result) if isinstance(r, Tensor)]
         inplace = any(id(t) in self.values for t in made) and func._schema.is_mutable
-        aliased = False
-        if inplace:
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                aliased = any(len(self.storages.get(t.untyped_storage()._cdata, ())) > 1 for t in made)
+        aliased = inplace and any(len(self.storages.get(_storage(t), ())) > 1 for t in made)
         outs = tuple(self.new_value(tensor) for tensor in made)
         python = None
         if self.python is not None:
@@ -241,6 +247,14 @@ class _AtenCalls(TorchDispatchMode):
         module = self.open[-1].path if self.open else ""
         self.tape.calls.append(Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased))
         return result
+
+
+def _storage(tensor: Tensor) -> int | None:
+    """Which memory it lies in; None for sparse tensors and the like, which have none of their own."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _flat(tree: Any) -> Iterator[Any]:

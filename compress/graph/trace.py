@@ -158,16 +158,13 @@ def _values(tape: Tape) -> list[Value]:
 def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
     steps = []
     for number, call in enumerate(tape.calls):
-        touched = tuple(
-            a.ravel() for v in (*call.values, *call.outs) for a in (b.labels for b in labels.layouts.get(v.id, ()))
-        )
         steps.append(
             Step(
                 call.op,
                 call.module,
                 tuple((out.shape, labels.layouts.get(out.id, ())) for out in call.outs),
                 labels.reducers.get(number, ()),
-                touched,
+                tuple(layout for value in call.values if (layout := labels.layouts.get(value.id))),
                 _decides(call, labels),
             )
         )

@@ -46,13 +46,13 @@ def form(graph: DependencyGraph, scores: np.ndarray, stays: np.ndarray) -> Atoms
     batches = _batches(graph)
     while True:
         parts = np.arange(graph.n_units)
-        pairs: list[np.ndarray] = []  # (2, k) each
+        joined: list[np.ndarray] = []  # (2, k) each
         for slots in batches:
             position = _positions(parts, scores, stays)
             for slot in slots:
                 ranked = np.take_along_axis(slot, np.argsort(position[slot], axis=1), axis=1)
-                pairs.append(np.stack([np.repeat(ranked[:1], len(ranked) - 1, axis=0).ravel(), ranked[1:].ravel()]))
-            first, other = np.concatenate(pairs, axis=1)
+                joined.append(np.stack([np.repeat(ranked[:1], len(ranked) - 1, axis=0).ravel(), ranked[1:].ravel()]))
+            first, other = np.concatenate(joined, axis=1)
             edges = coo_matrix((np.ones(len(first), dtype=np.int8), (first, other)), shape=(graph.n_units,) * 2)
             parts = connected_components(edges, directed=False)[1]
         held = np.zeros(graph.n_units, dtype=bool)
@@ -68,8 +68,8 @@ def form(graph: DependencyGraph, scores: np.ndarray, stays: np.ndarray) -> Atoms
     of[free] = np.unique(parts[free], return_inverse=True)[1]
     members = np.bincount(of[free])
     score = np.bincount(of[free], weights=scores[free]) / members if len(free) else np.zeros(0)
-    where = np.stack([group_of[free], of[free]])  # (2, free units)
-    (group, atom), count = np.unique(where, axis=1, return_counts=True)  # -> (2, entries), sorted by group
+    entries, count = np.unique(group_of[free] * (len(score) + 1) + of[free], return_counts=True)
+    group, atom = np.divmod(entries, len(score) + 1)  # (entries,) each, sorted by group
     return Atoms(of, score, atom, group, count.astype(np.int64), sizes)
 
 

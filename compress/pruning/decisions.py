@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.inputs import collect_tensors
-from ..graph.tape import op_name
+from ..graph.tape import DispatchMode, op_name
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Decision:
     result: Any
 
 
-class Decisions(TorchDispatchMode):
+class Decisions(DispatchMode):
     """Notes the decisions of a run in `taken`; with `follow`, another run's, takes those where they have its shapes.
 
     pairs: while it follows, (what the other run weighed, what this one did) for each decision; shapes may differ

@@ -37,11 +37,7 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch
             memo[id(tensor)] = nn.Parameter(new, requires_grad=False)
         else:
             memo[id(tensor)] = new.clone() if new.data_ptr() == tensor.data_ptr() else new
-    for module in model.modules():
-        for item in vars(module).values():
-            if isinstance(item, Tensor) and id(item) not in memo:
-                memo[id(item)] = converted(item).clone()
-    return in_eval_mode(copy_model(model, memo))
+    return in_eval_mode(copy_model(model, memo, lambda tensor: converted(tensor).clone()))
 
 
 @torch.no_grad()

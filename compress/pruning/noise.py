@@ -1,4 +1,4 @@
-"""A graph in, noise shaped like its example inputs out - smaller images, where the network treats them as large ones."""
+"""A graph in, noise like its example inputs out - smaller, where the network treats small images as large ones."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.graph import DependencyGraph, Step
 from ..graph.inputs import collect_tensors, map_tensors
-from ..graph.tape import op_name
+from ..graph.tape import DispatchMode, op_name
 
 SMALL = 64
 """Height and width of a small image, pixels: two positions are left where a network divides by 32."""
@@ -82,7 +81,7 @@ def small_shape(tensor: Tensor) -> tuple[int, ...]:
     return (*shape[:2], *(min(n, SMALL) for n in shape[2:]))
 
 
-class AsRecorded(TorchDispatchMode):
+class AsRecorded(DispatchMode):
     """Watches whether a run makes the calls that the graph was built from, one by one.
 
     A dimension may be smaller than it was recorded, but not down to one position, where a softmax or a norm would hide
@@ -110,7 +109,6 @@ def _is_like(step: Step, name: str, result: Any) -> bool:
     if step.op != name or len(made) != len(step.outs):
         return False
     return all(
-        tensor.dim() == len(before)
-        and not any(n == 1 and b > 1 for n, b in zip(tensor.shape, before, strict=True))
+        tensor.dim() == len(before) and not any(n == 1 and b > 1 for n, b in zip(tensor.shape, before, strict=True))
         for tensor, (before, _) in zip(made, step.outs, strict=True)
     )

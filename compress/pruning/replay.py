@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..graph.graph import DependencyGraph, Step
 from ..graph.inputs import call_model, collect_tensors
 from ..graph.labels import Array, Layout
-from ..graph.tape import op_name, plain_math
+from ..graph.tape import DispatchMode, op_name, plain_math
 from .decisions import Decisions
 from .surgery import surviving_index
 
 
-class MaskedRun(TorchDispatchMode):
+class MaskedRun(DispatchMode):
     """Runs the ops that reduce or normalise over channels on the survivors, so that masked channels do not take part.
 
     Where a residual block is gone, its branch is zero at the addition that ends it. Calls are matched to the graph's

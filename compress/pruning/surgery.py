@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -225,11 +226,7 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         if path not in whole:
             raise CompressError(f"{type(model).__name__} has no module '{path}', which the edits replace")
         memo[id(whole[path])] = stand_in.make(whole[path].training)
-    for module in model.modules():
-        for item in vars(module).values():
-            if isinstance(item, Tensor) and not item.is_leaf:  # a weight that a hook computes anew in each forward
-                memo[id(item)] = item.detach().clone()
-    new = copy_model(model, memo)
+    new = copy_model(model, memo, _attribute)
     modules = dict(new.named_modules())
     for path, values in edits.attributes.items():
         for name, value in values.items():
@@ -237,6 +234,11 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
     for module in new.modules():
         bring_into_line(module)
     return new
+
+
+def _attribute(tensor: Tensor) -> Tensor:
+    """A copy; without its history, where a hook computes it anew in each forward, as old weight norm does."""
+    return copy.deepcopy(tensor) if tensor.is_leaf else tensor.detach().clone()
 
 
 def select(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:

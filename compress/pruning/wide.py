@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..graph.tape import DispatchMode
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class InFloat64(TorchDispatchMode):
+class InFloat64(DispatchMode):
     """Every narrower floating-point tensor that an op takes, and every such type it is asked for, becomes float64."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
