@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -151,9 +152,10 @@ def _compare(
         masked = model if as_it_is else copy_with(model, {}, dtype)
         noted = Decisions() if graph.decides else None
         followed = Decisions(follow=noted) if noted is not None else None
+        whole = partial(run_masked, masked, graph=graph, alive=alive, decisions=noted)
         try:
             with _arithmetic(dtype):
-                inputs, want = noise.run(lambda x, whole=masked: run_masked(whole, x, graph, alive, noted), dtype)
+                inputs, want = noise.run(whole, dtype)
         except RuntimeError as error:  # types that the forward writes out do not mix with every other
             failures.append(str(error).splitlines()[0])
             continue
