@@ -114,8 +114,9 @@ class DependencyGraph:
     numbers start(g.name) .. start(g.name) + g.size - 1. shapes: of every parameter and buffer. unknown: ATen ops
     without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. blocks:
     residual branches, each of which can go as a whole; block b has the number n_units + its position. rules: what
-    `trace` was given. returned: module path -> shape and layout of the tensors it returned, call by call. It holds
-    names, not tensors (beside the example inputs it was given).
+    `trace` was given. returned: module path -> shape and layout of the tensors it returned, call by call. on_meta: the
+    forward ran without values, so none can decide which calls it makes. It holds names, not tensors (beside the example
+    inputs it was given).
     """
 
     groups: tuple[Group, ...]
@@ -136,6 +137,7 @@ class DependencyGraph:
     blocks: tuple[Block, ...] = ()
     rules: Mapping[str, Any] | None = None
     returned: Mapping[str, tuple[tuple[tuple[int, ...], Layout], ...]] = field(default_factory=dict)
+    on_meta: bool = True
 
     @property
     def model(self) -> nn.Module | None:

@@ -83,6 +83,7 @@ def trace(
         blocks=find_blocks(tape, labels, found, model),
         rules=rules,
         returned={path: tuple((v.shape, labels.layouts.get(v.id, ())) for v in made) for path, made in returned},
+        on_meta=tape.device == "meta",
     )
 
 

@@ -32,9 +32,10 @@ class Noise:
         self.graph, self.small = graph, small
         self.known = not small
 
-    def run(self, model: Callable[[Any], list[Tensor]], dtype: torch.dtype | None) -> tuple[Any, list[Tensor]]:
+    def run(self, model: Callable[..., list[Tensor]], dtype: torch.dtype | None) -> tuple[Any, list[Tensor]]:
         """The inputs in this type (None: in the examples' own), and what the whole network, masked, makes of them.
 
+        model: called with inputs and, if they have yet to prove themselves, `watch`, a mode that is to see its calls.
         Raises NotAsRecorded, after which a network that keeps things in its forward is not to be used again.
         """
         inputs = self._inputs(dtype)
@@ -42,8 +43,7 @@ class Noise:
             return inputs, model(inputs)
         watch = AsRecorded(self.graph)
         try:
-            with watch:
-                outputs = model(inputs)
+            outputs = model(inputs, watch=watch)
         except Exception as error:  # whatever it is, the examples' own sizes will show whether it is theirs too
             raise NotAsRecorded from error
         if not watch.passed:
@@ -65,12 +65,9 @@ class Noise:
 
 
 def can_be_small(graph: DependencyGraph) -> bool:
-    """Whether there are smaller images to try. Where values decide what is run, they must be as they are."""
-    return (
-        not graph.decides
-        and all(step.op != "_local_scalar_dense" for step in graph.steps)
-        and any(small_shape(t) != tuple(t.shape) for t in collect_tensors(graph.example_inputs))
-    )
+    """Whether there are smaller images to try. Where values can decide what is run, they must be as they are."""
+    shapes = [(small_shape(tensor), tuple(tensor.shape)) for tensor in collect_tensors(graph.example_inputs)]
+    return graph.on_meta and any(small != whole for small, whole in shapes)
 
 
 def small_shape(tensor: Tensor) -> tuple[int, ...]:

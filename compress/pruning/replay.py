@@ -124,21 +124,30 @@ def number_steps(graph: DependencyGraph) -> dict[tuple[str, int], Step]:
     return numbered
 
 
-def run(model: nn.Module, inputs: Any, decisions: Decisions | None = None) -> list[Tensor]:
-    """The model's output tensors, in order."""
-    with plain_math(), decisions or contextlib.nullcontext():
+def run(model: nn.Module, inputs: Any, *modes: contextlib.AbstractContextManager[Any] | None) -> list[Tensor]:
+    """The model's output tensors, in order. modes: what sees its calls, the last one first."""
+    with contextlib.ExitStack() as stack:
+        for mode in (plain_math(), *modes):
+            if mode is not None:
+                stack.enter_context(mode)
         return collect_tensors(call_model(model, inputs))
 
 
 def run_masked(
-    model: nn.Module, inputs: Any, graph: DependencyGraph, alive: Array, decisions: Decisions | None = None
+    model: nn.Module,
+    inputs: Any,
+    graph: DependencyGraph,
+    alive: Array,
+    decisions: Decisions | None = None,
+    watch: contextlib.AbstractContextManager[Any] | None = None,
 ) -> list[Tensor]:
-    """The masked model's output tensors; plain where no op reduces over cut channels and no block is gone."""
+    """The masked model's output tensors; plain where no op reduces over cut channels and no block is gone.
+
+    watch: a mode that sees the calls as the model makes them.
+    """
     narrowed = any(not alive[labels].all() for step in graph.steps for _, _, labels in step.reducers)
-    if not narrowed and alive[len(graph.unit_of_label) :].all():
-        return run(model, inputs, decisions)
-    with plain_math(), decisions or contextlib.nullcontext(), MaskedRun(graph, alive):
-        return collect_tensors(call_model(model, inputs))
+    gone = not alive[len(graph.unit_of_label) :].all()
+    return run(model, inputs, decisions, MaskedRun(graph, alive) if narrowed or gone else None, watch)
 
 
 @dataclass(frozen=True)
