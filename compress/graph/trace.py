@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from ..plugins import installed
 from .axes import resolve
 from .branches import find_blocks
 from .counts import keep_quotient, tie_sizes
-from .graph import DependencyGraph, Group, Step
+from .graph import DependencyGraph, Step
 from .inputs import collect_tensors
 from .ints import Expression, Size, TracedInt, leaves
 from .labels import Labels, Need
@@ -59,13 +59,12 @@ def trace(
     labels = read(tape, {**RULES, **own}, {"heads": heads, "groups": groups})
     tie_sizes(labels)
     resolve(labels, heads)
-    units = form(labels)
     tensors = named_tensors(model)
     parameters = {name: None for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
+    units = form(labels, parameters)
     met, returned = {value.name for value in _values(tape)}, tape.returned.items()
-    found = tuple(_mark_buffers(group, parameters) for group in units.groups)
     return DependencyGraph(
-        groups=found,
+        groups=units.groups,
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         parameters=frozenset(parameters),
         example_inputs=example_inputs,
@@ -80,7 +79,7 @@ def trace(
         options={"heads": heads, "groups": groups},
         reference=weakref.ref(model),
         unused=tuple(name for name in parameters if name not in met),
-        blocks=find_blocks(tape, labels, found, model),
+        blocks=find_blocks(tape, labels, units.groups, model),
         rules=rules,
         returned={path: tuple((v.shape, labels.layouts.get(v.id, ())) for v in made) for path, made in returned},
         on_meta=tape.device == "meta",
@@ -137,11 +136,6 @@ def _keep_number(expression: Expression, where: str, labels: Labels) -> None:
                     labels.pin(labels.lift(block, block.dims.index(leaf.dim)), f"its size is a number: {where}")
         else:
             labels.needs.append(Need(leaf, None, labels.attributes[leaf], where))
-
-
-def _mark_buffers(group: Group, parameters: Collection[str]) -> Group:
-    members = tuple(m if m.name in parameters else replace(m, buffer=True) for m in group.members)
-    return replace(group, members=members)
 
 
 def _read_sizes(labels: Labels) -> set[int]:

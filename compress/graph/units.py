@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -34,8 +35,11 @@ def components(count: int, edges: Iterable[tuple[Array, Array]]) -> Array:
     return connected_components(graph, directed=False)[1]
 
 
-def form(labels: Labels) -> Units:
-    """Components -> units -> groups. Everything resolved before; labels that no parameter holds are always there."""
+def form(labels: Labels, parameters: Collection[str]) -> Units:
+    """Components -> units -> groups. Everything resolved before; labels that no parameter holds are always there.
+
+    parameters: names; every other tensor in which units occur is a buffer.
+    """
     component = components(labels.count, labels.edges)
     n = int(component.max()) + 1 if labels.count else 0
     names, place_labels, place_of = _places(labels)
@@ -67,7 +71,7 @@ def form(labels: Labels) -> Units:
     of_label = unit_of_component[component]
     sizes_shown = [int(sizes[g]) for g in shown]
     said = [reasons[by_group[starts[g]]] for g in shown]
-    groups = _groups(labels, names, place_labels, place_of, of_label, sizes_shown, said)
+    groups = _groups(labels, parameters, names, place_labels, place_of, of_label, sizes_shown, said)
     return Units(_with_links(labels, groups, of_label, position), of_label, position)
 
 
@@ -142,6 +146,7 @@ def _signatures(in_place: Array, place_of: Array, reasons: Reasons, places: int)
 
 def _groups(
     labels: Labels,
+    parameters: Collection[str],
     names: list[tuple[str, int]],
     place_labels: Array,
     place_of: Array,
@@ -150,23 +155,23 @@ def _groups(
     reasons: list[str | None],
 ) -> list[Group]:
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    unit = of_label[place_labels]
-    shown = unit < starts[-1]
-    group = np.searchsorted(starts, unit, side="right") - 1
+    group_of = np.repeat(np.arange(len(sizes) + 1), [*sizes, 1])  # (units + 1,), the last for what is in no group
     first_index = np.searchsorted(place_of, np.arange(len(names)))
-    index = np.arange(len(place_of)) - first_index[place_of]  # position along its dimension
+    unit = of_label[place_labels]
+    entries = np.flatnonzero(unit < starts[-1])
+    group = group_of[unit[entries]]
+    order = np.argsort(group.astype(np.min_scalar_type(len(sizes))), kind="stable")  # 16 bits are sorted in one go
+    group, entries = group[order], entries[order]
+    key = group * len(names) + place_of[entries]  # places were in order already
+    index = entries - first_index[place_of[entries]]  # position along its dimension
+    unit = unit[entries] - starts[group]
     members: dict[int, list[Member]] = defaultdict(list)
-    key = group * len(names) + place_of
-    order = np.argsort(key, kind="stable")
-    order = order[shown[order]]
-    cuts = np.flatnonzero(np.diff(key[order])) + 1
-    for run in np.split(order, cuts):
-        if not len(run):
-            continue
-        g, place = int(group[run[0]]), int(place_of[run[0]])
+    bounds = [*np.flatnonzero(np.diff(key, prepend=-1)).tolist(), len(key)]
+    for here, (low, high) in zip(key[bounds[:-1]].tolist(), pairwise(bounds), strict=True):
+        g, place = divmod(here, len(names))
         name, dim = names[place]
         role = labels.roles.get((name, dim), "other")
-        members[g].append(Member(name, dim, index[run], unit[run] - starts[g], role))
+        members[g].append(Member(name, dim, index[low:high], unit[low:high], role, name not in parameters))
     frozen = [Frozen(reason) if reason else None for reason in reasons]
     titles = _titles([members[g] for g in range(len(sizes))])
     return [
