@@ -309,13 +309,12 @@ def record(model: nn.Module, example_inputs: Any) -> Tape:
     On meta tensors where the forward allows it (cheap, whatever the input's size), else on real ones (one forward).
     Raises CompressError where the model does not run on the example inputs.
     """
-    on_meta = any(tensor.is_meta for tensor in named_tensors(model).values())
     try:
         return _record_on(model, example_inputs, "meta")
     except CompressError:
         raise
     except Exception as error:
-        if on_meta:
+        if any(tensor.is_meta for tensor in named_tensors(model).values()):
             raise CompressError(
                 f"{type(model).__name__} does not run on the meta device: {_one_line(error)}"
             ) from error

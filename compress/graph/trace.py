@@ -62,7 +62,8 @@ def trace(
     tensors = named_tensors(model)
     parameters = {name: None for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
     units = form(labels, parameters)
-    met, returned = {value.name for value in _values(tape)}, tape.returned.items()
+    met = {value.name for call in tape.calls for value in call.values} | {value.name for value in tape.inputs}
+    returned = tape.returned.items()
     return DependencyGraph(
         groups=units.groups,
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},

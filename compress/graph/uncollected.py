@@ -14,8 +14,9 @@ T = TypeVar("T")
 def uncollected(function: Callable[P, T]) -> Callable[P, T]:
     """The function with garbage collection put off until it has returned, if it was on.
 
-    All that a trace makes it keeps, and nothing of it is large; looking for garbage in it takes up to a third of the
-    time. What hangs together in circles and holds a lot of memory must not be made in such a function.
+    A trace or a copy of a network is many small objects; to look for garbage among them takes up to a third of the
+    time. What is no longer referred to is freed all the same. Such a function must not go on making what holds a lot
+    of memory and refers to itself.
     """
 
     @functools.wraps(function)

@@ -22,8 +22,8 @@ def aggregate(said: Sequence[np.ndarray], how: str) -> np.ndarray:
     return _choose(REDUCTIONS, how, "aggregate")(np.stack(said))
 
 
-def normalize(scores: np.ndarray, how: str, weights: np.ndarray) -> np.ndarray:
-    """(units,) scores of one group -> the same, comparable with another group's. weights: how many each unit has.
+def normalize(scores: np.ndarray, how: str, weights: Callable[[], np.ndarray]) -> np.ndarray:
+    """(units,) scores of one group -> the same, comparable with another group's. weights: tells how many each unit has.
 
     Where there is nothing to divide by - all scores are zero, or all the same - they are left undivided.
     """
@@ -49,12 +49,12 @@ def _lamp(scores: np.ndarray) -> np.ndarray:
     return shares
 
 
-_NORMALIZERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_NORMALIZERS: dict[str, Callable[[np.ndarray, Callable[[], np.ndarray]], np.ndarray]] = {
     "none": lambda s, weights: s,
     "sum": lambda s, weights: _by(s, s.sum()),
     "mean": lambda s, weights: _by(s, s.mean()),
     "max": lambda s, weights: _by(s, s.max()),
-    "size": lambda s, weights: s / weights,
+    "size": lambda s, weights: s / weights(),
     "standardize": lambda s, weights: _by(s - s.min(), s.max() - s.min()),
     "gaussian": lambda s, weights: _by(s - s.mean(), s.std()),
     "lamp": lambda s, weights: _lamp(s),

@@ -49,7 +49,7 @@ def score(
 
     def settle(group: Group, scores: np.ndarray) -> None:
         start = graph.start(group.name)
-        total[start : start + group.size] = normalize(scores, criterion.normalize, _weights(graph, group))
+        total[start : start + group.size] = normalize(scores, criterion.normalize, lambda: _weights(graph, group))
 
     with torch.no_grad():
         left = []
@@ -79,8 +79,9 @@ def score(
                     continue
                 where = f"'{name}' dimension {dim}"
                 values = _values(scores, tensor.shape[dim], criterion, where)
+                finite = np.isfinite(values).all()
                 for group, member in occurrences:
-                    here = _finite(values[member.index], criterion, where)
+                    here = values[member.index] if finite else _finite(values[member.index], criterion, where)
                     here = np.bincount(member.unit, weights=here, minlength=group.size)  # -> (group.size,)
                     said[group.name].append((role != "out", here))
         for group in left:
@@ -120,7 +121,7 @@ def score_blocks(
     spoken = ~np.isnan(scores)
     sizes = [sum(math.prod(graph.shapes[n]) for n in b.tensors & graph.parameters) for b in graph.blocks]
     if spoken.any():
-        scores[spoken] = normalize(scores[spoken], criterion.normalize, np.array(sizes)[spoken])
+        scores[spoken] = normalize(scores[spoken], criterion.normalize, lambda: np.array(sizes)[spoken])
     return scores
 
 

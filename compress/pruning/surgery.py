@@ -19,6 +19,7 @@ from ..graph.graph import DependencyGraph
 from ..graph.ints import Attribute, Size, evaluate, leaves
 from ..graph.labels import Array, Layout, Need
 from ..graph.shell import named_tensors
+from ..graph.uncollected import uncollected
 from .plan import Plan
 
 
@@ -201,6 +202,7 @@ def surviving_index(shape: tuple[int, ...], layout: Layout, dim: int, alive: Arr
     return None
 
 
+@uncollected
 def cut(model: nn.Module, edits: Edits) -> nn.Module:
     """A new, smaller model: the given one is neither changed nor shared with.
 

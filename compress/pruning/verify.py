@@ -15,6 +15,7 @@ from ..errors import CompressError
 from ..graph.graph import DependencyGraph
 from ..graph.inputs import map_tensors
 from ..graph.shell import named_tensors
+from ..graph.uncollected import uncollected
 from .decisions import Decisions, finite_part
 from .masked import copy_with, mask, randomise, write_over
 from .noise import Noise, NotAsRecorded, can_be_small
@@ -83,6 +84,7 @@ class _Comparison:
     hollow: bool = False
 
 
+@uncollected
 def verify(
     model: nn.Module, new: nn.Module, graph: DependencyGraph, plan: Plan, edits: Edits
 ) -> tuple[Verification, Blame | None]:
