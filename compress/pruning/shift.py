@@ -28,11 +28,15 @@ class Outputs:
 
 
 class Follow(Watch):
-    """A Watch that also notes what each seen layer's output enters; `seen` says which layers, by returning True."""
+    """A Watch that also notes what each seen layer's output enters; `seen` says which layers, by returning True.
+
+    It is told of layers whose module has a bias, or could: elsewhere there is no place for a shift of the output.
+    """
 
     def __init__(self, model: nn.Module, seen: Callable[[Layer, Tensor], bool | None]) -> None:
         super().__init__(model, self._keep)
         self.wanted = seen
+        self.shiftable = {path for path, m in model.named_modules() if hasattr(m, "bias")}
         self.norms = {
             id(m.running_mean): path
             for path, m in model.named_modules()
@@ -48,7 +52,7 @@ class Follow(Watch):
         return super().__torch_function__(func, types, args, kwargs)
 
     def _keep(self, layer: Layer, output: Tensor) -> None:
-        if self.wanted(layer, output):
+        if layer.name.rpartition(".")[0] in self.shiftable and self.wanted(layer, output):
             mine = self.outputs.setdefault(layer.name, Outputs())
             mine.calls += 1
             self.by_output[id(output)] = mine

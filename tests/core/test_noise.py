@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import compress
-from compress.pruning.noise import SMALL
-from compress.pruning.surgery import cut, edits
+from compress.pruning.noise import SMALL, can_be_small
+from compress.pruning.surgery import Edits, cut, edits
 from compress.pruning.verify import verify
 
 SIZES: list[int] = []
@@ -119,3 +120,36 @@ def test_a_wrong_selection_is_found_on_small_images_too(seed: int) -> None:
         assert not verification.passed and blame is not None
     verification, blame = verify(model, cut(model, right), graph, plan, right)
     assert verification.passed and blame is None
+
+
+def swapped(right: Edits, model: nn.Module, chance: np.random.Generator) -> Edits:
+    """The same edits, but in one dimension of one parameter two of the surviving channels have changed places."""
+    name = str(chance.choice(sorted(name for name in right.select if name in dict(model.named_parameters()))))
+    by_dim = dict(right.select[name])
+    dim = int(chance.choice(sorted(by_dim)))
+    one, other = chance.choice(len(by_dim[dim]), 2, replace=False)
+    by_dim[dim] = by_dim[dim].copy()
+    by_dim[dim][[one, other]] = by_dim[dim][[other, one]]
+    return dataclasses.replace(right, select={**right.select, name: by_dim})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "regnet_y_400mf"])
+def test_small_images_find_as_many_mistakes(monkeypatch: pytest.MonkeyPatch, name: str, ratio: float) -> None:
+    """The smallest mistake there is; what hides it is a unit that is silent wherever it is looked at."""
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    graph = compress.trace(model, torch.rand(1, 3, 224, 224))
+    plan = compress.plan(graph, ratio=ratio)
+    right = edits(graph, plan, model)
+    assert can_be_small(graph)
+    found = {}
+    for small in (True, False):
+        chance = np.random.default_rng(0)
+        if not small:
+            monkeypatch.setattr("compress.pruning.verify.can_be_small", lambda graph: False)
+        wrong = [swapped(right, model, chance) for _ in range(25)]
+        found[small] = sum(verify(model, cut(model, each), graph, plan, each)[1] is not None for each in wrong)
+    print(name, ratio, found)
+    assert found[True] >= 20 and found[True] >= found[False] - 2
