@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 CONTRACTIONS = frozenset({"conv", "linear", "addmm", "matmul", "bmm", "mm", "einsum"})
@@ -44,7 +46,16 @@ def fvcore_macs(model: nn.Module, example: Any) -> FvcoreMacs:
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(copy.deepcopy(model).eval(), inputs)
+        analysis.set_op_handle("aten::_convolution_mode", _padded_by_name)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        counted, unsupported = analysis.by_operator(), analysis.unsupported_ops()
+        with torch.no_grad():
+            counted, unsupported = analysis.by_operator(), analysis.unsupported_ops()
     macs = sum(int(n) for name, n in counted.items() if name in CONTRACTIONS)
     return FvcoreMacs(macs, {name: n for name, n in unsupported.items() if name in UNCOUNTED})
+
+
+def _padded_by_name(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution with `padding="same"` or `"valid"`, which fvcore does not know: as it counts any other."""
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape
+
+    return Counter({"conv": conv_flop_count(get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0]))})

@@ -124,7 +124,9 @@ class Reconstruction(Criterion):
         return {name: self._errors(weights[name].detach(), gram) for name, gram in grams.items()}
 
     def _errors(self, weight: Tensor, gram: Tensor) -> Tensor:
-        """(O, C, *kernel), (C x kernel, C x kernel) -> (C,)."""
+        """(O, C, *kernel), (C x kernel, C x kernel) -> (C,). A layer to which only zeros come misses nothing."""
+        if not gram.any():
+            return gram.new_zeros(weight.shape[1])
         inverse = torch.linalg.inv(ridged(gram, self.ridge))
         channels = weight.shape[1]
         k = len(gram) // channels
