@@ -250,6 +250,16 @@ def test_reconstruction_is_the_error_of_the_best_refit(case):
     assert np.isfinite(scores).any()
 
 
+def test_reconstruction_of_a_layer_that_sees_only_zeros():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.Linear(5, 2))
+    nn.init.constant_(model[0].weight, -1)  # of inputs above zero the ReLU leaves nothing
+    nn.init.zeros_(model[0].bias)
+    graph, batches = compress.trace(model, torch.rand(2, 3)), [torch.rand(6, 3)]
+    plan = compress.plan(graph, criterion="reconstruction", ratio=0.5, calibration=batches)
+    assert len(plan.removed["0"]) == 2
+    assert compress.apply(model, graph, plan).verification.passed
+
+
 AGGREGATED = {
     "sum": math.fsum,
     "mean": lambda said: math.fsum(said) / len(said),
