@@ -63,14 +63,13 @@ def write_over(copy: nn.Module, model: nn.Module, edits: Edits) -> nn.Module:
     own = named_tensors(copy)
     for name, tensor in named_tensors(model).items():
         real, there = tensor.detach(), own[name]
-        if not isinstance(tensor, nn.Parameter):
-            there.data = real.clone()
-            continue
-        written = there.detach() if there.stride() == real.stride() else torch.empty_like(real)
-        by_dim = edits.select.get(name, {})
+        by_dim = edits.select.get(name, {}) if isinstance(tensor, nn.Parameter) else {}
+        if there.shape != real.shape or there.stride() != real.stride():
+            there.data = torch.empty_like(real)
+        if not by_dim:
+            there.detach().copy_(real)  # never the model's own memory: forwards may write into it
         for dim, index in by_dim.items():
-            real = torch.mul(real, _ones_at(index, real, dim), out=written)
-        there.data = real
+            real = torch.mul(real, _ones_at(index, real, dim), out=there.detach())
     return copy
 
 
@@ -118,8 +117,8 @@ def randomise(
         else:
             fresh = _read_round(normal, start, drawn, 0.3) + np.float32(0.5)
         left = fresh if learned or 0 not in by_dim else fresh[by_dim[0]]
-        left = left.copy() if left is fresh and not learned else left  # forwards may write into buffers
         wide = _spread(fresh, by_dim, shape) if learned else fresh
+        left = left.copy() if left is wide else left  # forwards may write into both
         whole[name], small[name] = (torch.from_numpy(a).to(tensor.device, tensor.dtype) for a in (wide, left))
     masked = copy_with(model, whole)
     return masked, cut(masked, edits).eval() if edits.replaced else copy_with(new, small)

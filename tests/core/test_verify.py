@@ -137,6 +137,31 @@ def test_the_given_model_is_untouched():
     assert type(model.a.in_channels) is int
 
 
+class WritesIntoItsParameters(nn.Module):
+    """Each forward makes parameters smaller, in place and past autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.scale, self.gain = nn.Parameter(torch.rand(8, 1, 1)), nn.Parameter(torch.rand(1))
+
+    def forward(self, x):
+        for parameter in self.parameters():
+            parameter.data.mul_(0.9)
+        return self.b((self.a(x) * self.scale).relu()) * self.gain
+
+
+def test_a_forward_that_writes_into_parameters_changes_neither_the_model_nor_the_result():
+    model = WritesIntoItsParameters()
+    before = copy.deepcopy(model.state_dict())
+    pruned = compress.prune(model, torch.rand(1, 3, 16, 16), ratio=0.5)
+    assert pruned.verification.passed and "a" not in pruned.frozen
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    kept = pruned.edits.select["a.weight"][0]
+    assert torch.equal(pruned.model.a.weight, model.a.weight[kept])
+    assert torch.equal(pruned.model.gain, model.gain)
+
+
 def test_non_finite_weights_are_refused():
     model = Rolled()
     model.a.weight.data[0, 0, 0, 0] = float("nan")
