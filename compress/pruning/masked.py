@@ -115,7 +115,8 @@ def randomise(
             fan_in = max(math.prod(drawn[1:]), 1)
             fresh = _read_round(normal, start, drawn, gain / fan_in**0.5)
         else:
-            fresh = _read_round(normal, start, drawn, 0.3) + np.float32(0.5)
+            fresh = _read_round(normal, start, drawn, 0.3)
+            fresh += np.float32(0.5)
         left = fresh if learned or 0 not in by_dim else fresh[by_dim[0]]
         wide = _spread(fresh, by_dim, shape) if learned else fresh
         left = left.copy() if left is wide else left  # forwards may write into both

@@ -151,6 +151,19 @@ class WritesIntoItsParameters(nn.Module):
         return self.b((self.a(x) * self.scale).relu()) * self.gain
 
 
+def test_a_parameter_may_be_one_number():
+    class Scaled(Rolled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x):
+            return super().forward(x * self.scale)
+
+    pruned = compress.prune(Scaled(), torch.randn(1, 3, 16, 16), ratio=0.5)
+    assert pruned.verification.passed and pruned.model.scale.shape == ()
+
+
 def test_a_forward_that_writes_into_parameters_changes_neither_the_model_nor_the_result():
     model = WritesIntoItsParameters()
     before = copy.deepcopy(model.state_dict())
