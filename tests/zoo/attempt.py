@@ -13,8 +13,9 @@ import resource
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -64,12 +65,12 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def cut_with_compress(source: str, name: str) -> dict[str, Any]:
+def cut_with_compress(source: str, name: str, groups: Literal["whole", "inside"] = "whole") -> dict[str, Any]:
     """Prune half, and hold the result against the value oracle, which knows nothing of how it was cut."""
     model, inputs, unfit = build_for_oracle(source, name)
     before = snapshot(model)
     start = time.perf_counter()
-    graph = compress.trace(model, inputs)
+    graph = compress.trace(model, inputs, groups=groups)
     pruned = compress.apply(model, graph, compress.plan(graph, ratio=RATIO))
     seconds = time.perf_counter() - start
     assert snapshot(model) == before, "the given model was changed"
@@ -169,7 +170,12 @@ def cut_with_torch_pruning(source: str, name: str) -> dict[str, Any]:
     }
 
 
-TOOLS = {"compress": cut_with_compress, "torch-pruning": cut_with_torch_pruning}
+TOOLS = {
+    "compress": cut_with_compress,
+    "inside": partial(cut_with_compress, groups="inside"),
+    "torch-pruning": cut_with_torch_pruning,
+}
+"""inside: compress, with every group of a grouped convolution made narrower instead of whole groups gone."""
 
 
 def examine(source: str, name: str, tool: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ SOURCES = ("torchvision", "timm", "ultralytics", "huggingface")
 def key(source: str, tool: str) -> str:
     """What a result depends on: the code of the core and of the zoo, or Torch-Pruning's version."""
     files = [HERE / f"{source}_models.py"]
-    if tool == "compress":
+    if tool != "torch-pruning":
         files += [*sorted((ROOT / "compress/graph").rglob("*.py")), *sorted((ROOT / "compress/pruning").rglob("*.py"))]
     digest = hashlib.sha256(importlib.metadata.version("torch-pruning").encode())
     for file in files:
@@ -116,7 +116,7 @@ def main() -> None:
     runner = commands.add_parser("run", help="cut models and keep what came out")
     runner.add_argument("source", choices=SOURCES)
     runner.add_argument("models", nargs="*", default=["*"], help="globs over names")
-    runner.add_argument("--tools", nargs="+", default=["compress"], choices=["compress", "torch-pruning"])
+    runner.add_argument("--tools", nargs="+", default=["compress"], choices=["compress", "inside", "torch-pruning"])
     runner.add_argument("--failed", action="store_true", help="leave out what passed last time")
     runner.add_argument("--seconds", type=int, default=600, help="time limit of each attempt")
     runner.add_argument("--gib", type=float, default=10, help="memory limit of each attempt")
@@ -136,7 +136,7 @@ def write_table(options: argparse.Namespace) -> None:
     for source in SOURCES:
         for path in sorted((options.results / source).glob("*.compress.json")):
             name = path.name.removesuffix(".compress.json").replace("~", "/")
-            tools = ("compress", "torch-pruning")
+            tools = ("compress", "inside", "torch-pruning")
             results[source][name] = {tool: load(options.results, source, name, tool) for tool in tools}
     (ROOT / "docs" / "zoo.md").write_text(page(results, known, {source: key(source, "compress") for source in SOURCES}))
 
