@@ -62,6 +62,8 @@ def write_over(copy: nn.Module, model: nn.Module, edits: Edits) -> nn.Module:
     """
     own = named_tensors(copy)
     for name, tensor in named_tensors(model).items():
+        if name not in own:
+            continue  # the forward has taken it out
         real, there = tensor.detach(), own[name]
         by_dim = edits.select.get(name, {}) if isinstance(tensor, nn.Parameter) else {}
         if there.shape != real.shape or there.stride() != real.stride():

@@ -175,6 +175,21 @@ def test_a_forward_that_writes_into_parameters_changes_neither_the_model_nor_the
     assert torch.equal(pruned.model.gain, model.gain)
 
 
+def test_a_forward_may_drop_a_buffer():
+    class Dropping(Rolled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("once", torch.ones(1))
+
+        def forward(self, x):
+            self.once = None
+            return super().forward(x)
+
+    model = Dropping()
+    pruned = compress.prune(model, torch.randn(1, 3, 16, 16), ratio=0.5)
+    assert pruned.verification.passed and model.once is not None and pruned.model.once is not None
+
+
 def test_non_finite_weights_are_refused():
     model = Rolled()
     model.a.weight.data[0, 0, 0, 0] = float("nan")

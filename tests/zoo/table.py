@@ -17,7 +17,12 @@ where it comes from; everything else is zeroed in the original, and in float64 t
 the network's own code rounds to float32).
 
 ```
-for source in {sources}; do python tests/zoo/zoo.py run $source --tools compress torch-pruning; done
+for source in {sources}; do
+    python tests/zoo/zoo.py run $source
+    python tests/zoo/zoo.py run $source --tools torch-pruning --seconds 90 --gib {gib}
+done
+python tests/zoo/zoo.py run torchvision regnet_x_8gf regnet_x_16gf regnet_x_32gf regnet_y_32gf --tools inside
+python tests/zoo/zoo.py run timm resnest14d --tools inside
 python tests/zoo/zoo.py table
 ```
 
