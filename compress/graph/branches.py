@@ -15,9 +15,9 @@ from .flow import Flow
 from .graph import Frozen, Group
 from .labels import Labels
 from .rules.contraction import PRODUCTS
-from .shell import named_tensors
 from .standins import form, holds_range, stand_ins
 from .tape import Invocation, Tape, Value
+from .walk import named_tensors
 
 
 def find_blocks(tape: Tape, labels: Labels, groups: Sequence[Group], model: nn.Module) -> tuple[Block, ...]:

@@ -12,10 +12,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .walk import named_modules
+
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
 """Types of values that a copy shares."""
 
 CONTAINERS = frozenset((dict, OrderedDict, set, list))
+
+OWN = frozenset(vars(nn.Module()))
+"""What every module has, most of it empty dictionaries, which no two share."""
 
 
 def copy_model(
@@ -26,7 +31,7 @@ def copy_model(
     stand_in: what is put in place of other tensors that are attributes of modules. Modules that say themselves how they
     are copied or pickled are left to `copy.deepcopy`.
     """
-    modules = list(model.modules())
+    modules = list(named_modules(model).values())
     if not all(_is_plain(kind) for kind in {type(module) for module in modules}):
         held = [item for module in modules for item in vars(module).values() if isinstance(item, Tensor)]
         memo |= {id(tensor): stand_in(tensor) for tensor in held if id(tensor) not in memo}
@@ -40,8 +45,10 @@ def copy_model(
             kind = type(value)
             if kind in ATOMS:
                 continue
-            if kind in CONTAINERS and not value and id(value) not in memo:
-                memo[id(value)] = state[name] = kind()
+            if kind in CONTAINERS and not value and (name in OWN or id(value) not in memo):
+                state[name] = kind()
+                if name not in OWN:
+                    memo[id(value)] = state[name]
             else:
                 if isinstance(value, Tensor) and id(value) not in memo:
                     memo[id(value)] = stand_in(value)
@@ -56,7 +63,7 @@ def copy_model(
 
 def in_eval_mode(model: nn.Module) -> nn.Module:
     """The model itself. `eval` sets what is set already, and for a large one takes as long as the copy does."""
-    return model.eval() if any(module.training for module in model.modules()) else model
+    return model.eval() if any(module.training for module in named_modules(model).values()) else model
 
 
 def _is_plain(kind: type) -> bool:
@@ -75,7 +82,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if kind is tuple and all(type(item) in ATOMS for item in value):
+    if kind is tuple and ATOMS.issuperset(map(type, value)):
         return value
     if kind in CONTAINERS and not value:
         memo[id(value)] = kind()

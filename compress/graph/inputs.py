@@ -34,6 +34,8 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
 
 def collect_tensors(tree: Any) -> list[Tensor]:
     """The tensors of a tree, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
     found: list[Tensor] = []
     map_tensors(tree, found.append)
     return found

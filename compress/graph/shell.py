@@ -10,23 +10,7 @@ from torch import Tensor, nn
 from ..errors import CompressError
 from .copies import copy_model, in_eval_mode
 from .ints import Attribute, TracedInt
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer once, by its first state-dict-like name, in one walk; parameters first.
-
-    PyTorch's own iterators walk once for each kind and take several times as long.
-    """
-    kinds: tuple[dict[str, Tensor], ...] = ({}, {})
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        start = f"{path}." if path else ""
-        for found, tensors in zip(kinds, (module._parameters, module._buffers), strict=True):
-            for name, tensor in tensors.items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    found[start + name] = tensor
-    return kinds[0] | kinds[1]
+from .walk import named_modules, named_tensors
 
 
 def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[int, str], list[Tensor]]:
@@ -71,7 +55,7 @@ def trace_integers(shell: nn.Module) -> dict[Attribute, int]:
             return {key: traced(item, Attribute(attribute.module, attribute.name, key)) for key, item in value.items()}
         return value
 
-    for path, module in shell.named_modules():
+    for path, module in named_modules(shell).items():
         for name, value in list(vars(module).items()):
             if type(value) in (int, list, tuple, dict) and not name.startswith("_"):
                 module.__dict__[name] = traced(value, Attribute(path, name))

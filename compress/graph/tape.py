@@ -21,10 +21,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import CompressError
+from .copies import ATOMS
 from .inputs import call_model, collect_tensors, map_tensors
 from .ints import Attribute, Expression, Size, TracedInt, by_value
 from .meta import shape_of
-from .shell import make_shell, named_tensors, trace_integers
+from .shell import make_shell, trace_integers
+from .walk import named_modules, named_tensors
 
 
 @dataclass(frozen=True)
@@ -226,13 +228,15 @@ class _AtenCalls(DispatchMode):
         if isinstance(tree, Tensor):
             return self.value(tree)
         if isinstance(tree, (list, tuple)):
-            return tuple(self.frozen_tree(item) for item in tree)
+            return tuple(tree) if ATOMS.issuperset(map(type, tree)) else tuple(map(self.frozen_tree, tree))
         return tree
+
+    def frozen_call(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tuple(map(self.frozen_tree, args)), {key: self.frozen_tree(item) for key, item in kwargs.items()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        seen_args = tuple(self.frozen_tree(arg) for arg in args)
-        seen_kwargs = {key: self.frozen_tree(item) for key, item in kwargs.items()}
+        seen_args, seen_kwargs = self.frozen_call(args, kwargs)
         op, overload = op_name(func), func._overloadname
         known = shape_of(op, args, kwargs)
         result = func(*args, **kwargs) if known is None else known
@@ -243,7 +247,7 @@ class _AtenCalls(DispatchMode):
         python = None
         if self.python is not None:
             name, py_args, py_kwargs = self.python
-            python = (name, self.frozen_tree(tuple(py_args)), {k: self.frozen_tree(v) for k, v in py_kwargs.items()})
+            python = (name, *self.frozen_call(py_args, py_kwargs))
         module = self.open[-1].path if self.open else ""
         self.tape.calls.append(Call(op, overload, seen_args, seen_kwargs, outs, module, python, inplace, aliased))
         return result
@@ -285,7 +289,7 @@ def _record_on(model: nn.Module, example_inputs: Any, device: str | None) -> Tap
     shell, names, keep = make_shell(model, device)
     tape.attributes = trace_integers(shell)
     recorder = _AtenCalls(tape, names)
-    for path, module in shell.named_modules():
+    for path, module in named_modules(shell).items():
         module.register_forward_pre_hook(
             lambda m, args, kwargs, path=path: recorder.enter(path, args, kwargs), prepend=True, with_kwargs=True
         )

@@ -22,10 +22,10 @@ from .rules import RULES, Rule
 from .rules.create import CREATE
 from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
-from .shell import named_tensors
 from .tape import Call, Tape, Value, record
 from .uncollected import uncollected
 from .units import form
+from .walk import named_tensors
 
 ALWAYS_READ = {"expand", "convolution", "linear", "mm", "bmm", "addmm", "baddbmm", *CREATE}
 """Read even where no input carries labels: the size may be a channel's, products have multiply-adds to count."""

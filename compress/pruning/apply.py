@@ -12,8 +12,8 @@ from torch import nn
 from ..errors import CompressError, VerificationError
 from ..graph.graph import Cost, DependencyGraph, Frozen
 from ..graph.labels import Array
-from ..graph.shell import named_tensors
 from ..graph.trace import trace
+from ..graph.walk import named_parameters, named_tensors
 from .calibration import Calibration
 from .compensation import Compensation, make_compensation
 from .criteria import find_criterion
@@ -113,8 +113,8 @@ def apply(
     if given is not None:
         new = given.compensate(model, new, graph, plan, result, **data)
     frozen = _frozen(graph)
-    after = replace(graph.cost(plan), params=sum(p.numel() for p in new.parameters()))
-    names = tuple(name for name, _ in model.named_parameters())
+    after = replace(graph.cost(plan), params=sum(p.numel() for p in named_parameters(new).values()))
+    names = tuple(named_parameters(model))
     return Pruned(new, plan, result, frozen, before, after, verification, graph.example_inputs, names)
 
 
@@ -141,7 +141,7 @@ def _apply_without_blocks(
         graph.cost(left),
         without.verification,
         graph.example_inputs,
-        tuple(name for name, _ in model.named_parameters()),
+        tuple(named_parameters(model)),
     )
     if plan.removed or compensate is not None:
         options: Any = graph.options

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import CompressError, nearest
 from ..files import replaced, write_json
 from ..graph.blocks import StandIn
-from ..graph.shell import named_tensors
+from ..graph.walk import named_tensors
 from .probe import check_probe, take_probe
 from .surgery import Edits, cut
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..graph.shell import named_tensors
+from ..graph.walk import named_tensors
 
 CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {"conv1d": F.conv1d, "conv2d": F.conv2d, "conv3d": F.conv3d}
 _NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ..graph.graph import DependencyGraph, Member
 from ..graph.inputs import call_model, map_tensors
-from ..graph.shell import named_tensors
 from ..graph.tape import plain_math
+from ..graph.walk import named_tensors
 from ..hookspecs import hookimpl
 from .compensation import Compensation
 from .features import CONVOLUTIONS, Layer

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.copies import copy_model, in_eval_mode
-from ..graph.shell import named_tensors
+from ..graph.walk import named_tensors
 from .surgery import Edits, cut
 
 NUMBERS = 131_071
@@ -130,12 +130,16 @@ def randomise(
 def _spread(left: np.ndarray, by_dim: Mapping[int, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """An array of the shape that holds what is left of it where `by_dim` says, and zeros elsewhere."""
     for dim in sorted(by_dim, reverse=True):  # rows last: they are copied in one piece
-        wide = np.zeros((*left.shape[:dim], shape[dim], *left.shape[dim + 1 :]), left.dtype)
-        if left.ndim == 1:
-            wide[by_dim[dim]] = left
+        index = by_dim[dim]
+        if dim == 0:
+            wide = np.zeros((shape[0], *left.shape[1:]), left.dtype)
+            wide[index] = left
+            left = wide
         else:
-            torch.from_numpy(wide).index_copy_(dim, torch.as_tensor(by_dim[dim]), torch.from_numpy(left))
-        left = wide
+            zero = np.zeros((*left.shape[:dim], 1, *left.shape[dim + 1 :]), left.dtype)
+            origin = np.full(shape[dim], len(index))  # of each position: where it is taken from
+            origin[index] = np.arange(len(index))
+            left = np.concatenate([left, zero], axis=dim).take(origin, dim)
     return left
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CompressError
 from ..graph.graph import DependencyGraph
-from ..graph.shell import named_tensors
+from ..graph.walk import named_tensors
 from ..hookspecs import hookimpl
 from .compensation import Compensation
 from .features import Layer

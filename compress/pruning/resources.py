@@ -14,7 +14,7 @@ from ..errors import CompressError, nearest
 from ..graph.cost import tensor_term
 from ..graph.labels import Array, Term
 from ..graph.rules.contraction import PRODUCTS
-from ..graph.shell import named_tensors
+from ..graph.walk import named_tensors
 
 if TYPE_CHECKING:
     from ..graph.graph import DependencyGraph, Step

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError, nearest
+from ..graph.walk import named_modules
 from .aggregate import aggregate, normalize
 from .calibration import Calibration, gradients
 from .criteria import Criterion, Part
@@ -45,7 +46,7 @@ def score(
     """
     total = np.full(graph.n_units, np.nan)
     load = partial(_load, graph, weights) if criterion.needs_weights else partial(_outline, graph)
-    part = partial(_part, dict(model.named_modules()) if model is not None else {}, found or Found())
+    part = partial(_part, named_modules(model) if model is not None else {}, found or Found())
 
     def settle(group: Group, scores: np.ndarray) -> None:
         start = graph.start(group.name)
@@ -106,7 +107,7 @@ def score_blocks(
     """
     scores = np.full(len(graph.blocks), np.nan)
     load = partial(_load, graph, weights) if criterion.needs_weights else partial(_outline, graph)
-    part = partial(_part, dict(model.named_modules()) if model is not None else {}, found or Found())
+    part = partial(_part, named_modules(model) if model is not None else {}, found or Found())
     roles = {(member.name, member.dim): member.role for group in graph.groups for member in group.members}
     with torch.no_grad():
         for number, block in enumerate(graph.blocks):

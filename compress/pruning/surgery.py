@@ -18,8 +18,8 @@ from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph
 from ..graph.ints import Attribute, Size, evaluate, leaves
 from ..graph.labels import Array, Layout, Need
-from ..graph.shell import named_tensors
 from ..graph.uncollected import uncollected
+from ..graph.walk import named_modules, named_tensors
 from .plan import Plan
 
 
@@ -70,7 +70,7 @@ def edits(graph: DependencyGraph, plan: Plan, model: nn.Module) -> Edits:
             select[name][dim] = np.flatnonzero(survives)
     attributes = _solve(graph, alive)
     values: dict[str, dict[str, Any]] = defaultdict(dict)
-    modules = dict(model.named_modules())
+    modules = named_modules(model)
     for attribute, value in attributes.items():
         mine = values[attribute.module]
         if attribute.key is None:
@@ -223,17 +223,17 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = smaller
-    whole = dict(model.named_modules())
+    whole = named_modules(model)
     for path, stand_in in edits.replaced.items():
         if path not in whole:
             raise CompressError(f"{type(model).__name__} has no module '{path}', which the edits replace")
         memo[id(whole[path])] = stand_in.make(whole[path].training)
     new = copy_model(model, memo, _attribute)
-    modules = dict(new.named_modules())
+    modules = named_modules(new)
     for path, values in edits.attributes.items():
         for name, value in values.items():
             setattr(modules[path], name, value)
-    for module in new.modules():
+    for module in modules.values():
         bring_into_line(module)
     return new
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from compress.graph.shell import named_tensors
+from compress.graph.walk import named_tensors
 
 
 class Knot(nn.Module):
