@@ -22,6 +22,9 @@ CONTAINERS = frozenset((dict, OrderedDict, set, list))
 OWN = frozenset(vars(nn.Module()))
 """What every module has, most of it empty dictionaries, which no two share."""
 
+ENTRIES = frozenset(("_parameters", "_buffers", "_modules"))
+"""Of it, what holds tensors and modules."""
+
 
 def copy_model(
     model: nn.Module, memo: dict[int, Any], stand_in: Callable[[Tensor], Tensor] = copy.deepcopy
@@ -37,6 +40,7 @@ def copy_model(
         memo |= {id(tensor): stand_in(tensor) for tensor in held if id(tensor) not in memo}
         return copy.deepcopy(model, memo)
     modules = [module for module in modules if id(module) not in memo]
+    memo[id(None)] = None  # a bias that is not there
     for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
@@ -52,7 +56,10 @@ def copy_model(
             else:
                 if isinstance(value, Tensor) and id(value) not in memo:
                     memo[id(value)] = stand_in(value)
-                state[name] = _copied(value, memo)
+                if name in ENTRIES and kind is dict and all(map(memo.__contains__, map(id, value.values()))):
+                    state[name] = {key: memo[id(item)] for key, item in value.items()}
+                else:
+                    state[name] = _copied(value, memo)
         new = memo[id(module)]
         if type(module).__setstate__ is nn.Module.__setstate__:
             vars(new).update(state)

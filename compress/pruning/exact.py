@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ..graph.walk import named_tensors
 from .surgery import Edits
 
-BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element -> the integers that its bits are compared as."""
+KNOWN = frozenset(
+    (*(torch.float16, torch.float32, torch.float64), *(torch.int16, torch.int32, torch.int64, torch.bool))
+)
+"""Types that NumPy has; bfloat16 it has not, and is compared as the integers that its bits are."""
 
 
 def takes_over(model: nn.Module, new: nn.Module, edits: Edits) -> bool:
@@ -28,13 +30,13 @@ def takes_over(model: nn.Module, new: nn.Module, edits: Edits) -> bool:
 
 
 def _is_taken(tensor: Tensor, left: Tensor, by_dim: Mapping[int, np.ndarray]) -> bool:
-    if tensor.dtype != left.dtype or tensor.layout != torch.strided or tensor.element_size() not in BITS:
+    if tensor.dtype != left.dtype or tensor.dtype not in (*KNOWN, torch.bfloat16) or tensor.layout != torch.strided:
         return False
-    expected, there = _bits(tensor), _bits(left)
+    expected, there = _numbers(tensor), _numbers(left)
     for dim, index in by_dim.items():
         expected = expected.take(index, dim)
-    return np.array_equal(expected, there) and math.isfinite(left.sum())
+    return expected.shape == there.shape and bool((expected == there).all()) and math.isfinite(left.sum())
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().view(BITS[tensor.element_size()]).numpy()
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return (tensor if tensor.dtype in KNOWN else tensor.view(torch.int16)).cpu().numpy()

@@ -177,10 +177,13 @@ def _fit(
 ) -> bool:
     """Find the value of one attribute that meets one need; the smallest change first."""
     before = graph.attributes[leaf]
-    for value in sorted(range(max(before, target) + 1), key=lambda v: abs(v - before * target // max(need.value, 1))):
-        solved[leaf] = value
-        if _value(need, lookup) == target:
-            return True
+    first, most = before * target // max(need.value, 1), max(before, target)
+    for distance in range(max(first, most - first) + 1):
+        for value in sorted({first - distance, first + distance}):
+            if 0 <= value <= most:
+                solved[leaf] = value
+                if _value(need, lookup) == target:
+                    return True
     del solved[leaf]
     return False
 
@@ -223,7 +226,7 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = smaller
-    whole = named_modules(model)
+    whole = named_modules(model) if edits.replaced else {}
     for path, stand_in in edits.replaced.items():
         if path not in whole:
             raise CompressError(f"{type(model).__name__} has no module '{path}', which the edits replace")
@@ -245,13 +248,12 @@ def _attribute(tensor: Tensor) -> Tensor:
 
 def select(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:
     """The elements whose positions survive in every dimension; a new tensor in the same memory format and dtype."""
-    with torch.no_grad():
-        smaller = tensor.detach()
-        for dim, index in by_dim.items():
-            smaller = smaller.index_select(dim, torch.as_tensor(index, device=tensor.device))
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-            smaller = smaller.contiguous(memory_format=torch.channels_last)
-        return smaller
+    smaller = tensor.detach()
+    for dim, index in by_dim.items():
+        smaller = smaller.index_select(dim, torch.as_tensor(index, device=tensor.device))
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        smaller = smaller.contiguous(memory_format=torch.channels_last)
+    return smaller
 
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
