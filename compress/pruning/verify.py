@@ -52,8 +52,9 @@ class Verification:
 
     def __str__(self) -> str:
         word = "equal to the masked network" if self.passed else "NOT equal to the masked network"
+        own = f"relative difference {self.rel:.1e}" if self.rel else "no difference"
         return (
-            f"{word}: relative difference {self.rel:.1e} on its weights, {self.randomised_rel:.1e} on random weights "
+            f"{word}: {own} on its weights, {self.randomised_rel:.1e} on random weights "
             f"(tolerance {self.tolerance:.0e}, {self.dtype})"
         )
 
