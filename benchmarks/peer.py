@@ -6,8 +6,8 @@
 Both are asked for half of every group's channels by l2 magnitude: `prune` with and without verification against
 Torch-Pruning's constructor and step, which verifies nothing. All contenders in one process, one thread, in turns,
 medians; each model in a process of its own with a limit of memory, because Torch-Pruning leaves memory in use and for
-some models wants more than there is. `floor`: the forward pass of the dense and that of the cut network that verification
-is made of, on the images that it takes: smaller ones, where the network treats them as large ones.
+some models wants more than there is. `floor`: the forward pass of the dense and that of the cut network that
+verification is made of, on the images that it takes: smaller ones, where the network treats them as large ones.
 """
 
 from __future__ import annotations

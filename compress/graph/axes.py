@@ -22,13 +22,15 @@ def resolve(labels: Labels, heads: str) -> None:
     component = components(labels.count, labels.edges)
     pinned = _pinned(labels, component)
     axis_of = _axis_classes(labels, component)
+    contracted = {axis_of[axis] for axis in labels.contracted} if heads == "inside" else set()
     rigid = {axis_of[axis]: reason for axis, reason in labels.rigid.items()}
     lifted: dict[int, list[Array]] = defaultdict(list)
     for lift in labels.lifts:
         lifted[axis_of[lift.axis]].append(lift.labels)
     for axis, arrays in lifted.items():
-        if any(pinned[component[array]].all() for array in arrays):
-            rigid.setdefault(axis, "it meets something of fixed size")
+        fixed = next((array for array in arrays if pinned[component[array]].all()), None)
+        if fixed is not None:
+            rigid.setdefault(axis, _why(fixed, component, labels))
     chosen: set[int] = set()
     whole: set[int] = set()
     for site in labels.sites:
@@ -42,7 +44,8 @@ def resolve(labels: Labels, heads: str) -> None:
             if heads == "whole" and met:
                 choice = mine[met[0]]
             else:
-                unmet = [k for k in free if k not in met] or free
+                inner = [k for k in free if mine[k] in contracted and site.labels.shape[k] > 1]
+                unmet = inner or [k for k in free if k not in met] or free
                 choice = mine[max(unmet, key=lambda k: site.labels.shape[k])]
         else:
             reasons = "; ".join(dict.fromkeys(rigid.get(axis, "another reshape keeps it whole") for axis in mine))
@@ -103,6 +106,13 @@ def _choose(merge: Merge, component: Array, stays: Array) -> Array:
         return bool((out[first][inverse] == out).all()), len(mine)
 
     return max((part for part in merge.parts if not stays[component[part]].all()), key=rank)
+
+
+def _why(fixed: Array, component: Array, labels: Labels) -> str:
+    """The first reason worth a word for which these stay."""
+    mine = component[fixed]
+    said = (reason for found, reason in labels.pins if reason and np.isin(component[found], mine).any())
+    return next(said, "it meets something of fixed size")
 
 
 def _pinned(labels: Labels, component: Array) -> Array:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .blocks import Block
     from .ints import Attribute
     from .labels import Array, Layout, Need, Term
+    from .scales import Scale
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Step:
 
     reducers: (argument position, dim, labels) of arguments that the masked network narrows to the survivors;
     position -1 - k: output k, which it widens again. given: layouts of its arguments, of those that carry channels.
-    decides: it makes integers or truth values, without channels, of real numbers.
+    decides: it makes integers or truth values, without channels, of real numbers that depend on inputs or tensors of
+    the network.
     """
 
     op: str
@@ -115,7 +117,8 @@ class DependencyGraph:
     without a rule -> the modules that call them. unused: parameters that the forward, in eval mode, never met. blocks:
     residual branches, each of which can go as a whole; block b has the number n_units + its position. rules: what
     `trace` was given. returned: module path -> shape and layout of the tensors it returned, call by call. on_meta: the
-    forward ran without values, so none can decide which calls it makes. It holds names, not tensors (beside the example
+    forward ran without values, so none can decide which calls it makes. scales: queries that have to be scaled where
+    they become narrower. It holds names, not tensors (beside the example
     inputs it was given).
     """
 
@@ -138,6 +141,7 @@ class DependencyGraph:
     rules: Mapping[str, Any] | None = None
     returned: Mapping[str, tuple[tuple[tuple[int, ...], Layout], ...]] = field(default_factory=dict)
     on_meta: bool = True
+    scales: tuple[Scale, ...] = ()
 
     @property
     def model(self) -> nn.Module | None:

@@ -108,6 +108,7 @@ class Labels:
     merges: list[Merge] = field(default_factory=list)
     rigid: dict[int, str] = field(default_factory=dict)  # axis -> why it cannot shrink
     axis_pairs: list[tuple[int, int]] = field(default_factory=list)  # axes that are one
+    contracted: set[int] = field(default_factory=set)  # axes over which a product sums
     n_axes: int = 0
     terms: list[Term] = field(default_factory=list)
     reducers: dict[int, tuple[tuple[int, int, Array], ...]] = field(default_factory=dict)

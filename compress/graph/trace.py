@@ -14,6 +14,7 @@ from ..plugins import installed
 from .axes import resolve
 from .branches import find_blocks
 from .counts import keep_quotient, tie_sizes
+from .flow import MADE
 from .graph import DependencyGraph, Step
 from .inputs import collect_tensors
 from .ints import Expression, Size, TracedInt, leaves
@@ -22,6 +23,7 @@ from .rules import RULES, Rule
 from .rules.create import CREATE
 from .rules.elementwise import ARITHMETIC
 from .rules.reshape import EXPLICIT
+from .scales import read_scales
 from .tape import Call, Tape, Value, record
 from .uncollected import uncollected
 from .units import form
@@ -57,10 +59,11 @@ def trace(
     tape = record(model, example_inputs)
     own = installed().op_rules if rules is None else rules
     labels = read(tape, {**RULES, **own}, {"heads": heads, "groups": groups})
-    tie_sizes(labels)
-    resolve(labels, heads)
     tensors = named_tensors(model)
     parameters = {name: None for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
+    scales = read_scales(tape, labels, parameters) if heads == "inside" else ()
+    tie_sizes(labels)
+    resolve(labels, heads)
     units = form(labels, parameters)
     met = {value.name for call in tape.calls for value in call.values} | {value.name for value in tape.inputs}
     returned = tape.returned.items()
@@ -84,6 +87,7 @@ def trace(
         rules=rules,
         returned={path: tuple((v.shape, labels.layouts.get(v.id, ())) for v in made) for path, made in returned},
         on_meta=tape.device == "meta",
+        scales=scales,
     )
 
 
@@ -153,7 +157,11 @@ def _values(tape: Tape) -> list[Value]:
 
 def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
     steps = []
+    open_ = {value.id for value in tape.inputs}  # what depends on inputs, parameters or buffers
     for number, call in enumerate(tape.calls):
+        depends = call.op not in MADE and any(value.id in open_ or value.name is not None for value in call.values)
+        if depends:
+            open_.update(out.id for out in call.outs)
         steps.append(
             Step(
                 call.op,
@@ -161,7 +169,7 @@ def _steps(tape: Tape, labels: Labels) -> tuple[Step, ...]:
                 tuple((out.shape, labels.layouts.get(out.id, ())) for out in call.outs),
                 labels.reducers.get(number, ()),
                 tuple(layout for value in call.values if (layout := labels.layouts.get(value.id))),
-                _decides(call, labels),
+                depends and _decides(call, labels),
             )
         )
     return tuple(steps)

@@ -234,7 +234,8 @@ def _encode(edits: Edits) -> dict[str, Any]:
     shapes = {name: list(shape) for name, shape in edits.shapes.items()}
     replaced = {path: {k: v for k, v in vars(each).items() if k != "path"} for path, each in edits.replaced.items()}
     stored = {"indices": indices, "select": chosen, "attributes": attributes, "shapes": shapes}
-    return {**stored, "replaced": replaced} if replaced else stored
+    scale = {name: {str(d): each.tolist() for d, each in by_dim.items()} for name, by_dim in edits.scale.items()}
+    return stored | ({"replaced": replaced} if replaced else {}) | ({"scale": scale} if scale else {})
 
 
 def _decode(stored: Mapping[str, Any]) -> Edits:
@@ -245,6 +246,7 @@ def _decode(stored: Mapping[str, Any]) -> Edits:
             {path: {n: _restored(v) for n, v in values.items()} for path, values in stored["attributes"].items()},
             {name: tuple(shape) for name, shape in stored["shapes"].items()},
             {path: _stand_in(path, values) for path, values in stored.get("replaced", {}).items()},
+            {n: {int(d): np.asarray(f) for d, f in by.items()} for n, by in stored.get("scale", {}).items()},
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise CompressError(f"{PLAN}: its edits are damaged ({type(error).__name__}: {error})") from error

@@ -21,20 +21,26 @@ KNOWN = frozenset(
 def takes_over(model: nn.Module, new: nn.Module, edits: Edits) -> bool:
     """Whether the parameters and buffers of `new` are the model's at the positions that the edits leave, and finite.
 
-    Indexed by NumPy where the surgery uses torch, so that one cannot repeat the other's mistake.
+    Of those that the edits scale: the products. Indexed by NumPy where the surgery uses torch, so that one cannot
+    repeat the other's mistake.
     """
     tensors, left = named_tensors(model), named_tensors(new)
     return tensors.keys() == left.keys() and all(
-        _is_taken(tensor.detach(), left[name].detach(), edits.select.get(name, {})) for name, tensor in tensors.items()
+        _is_taken(tensor.detach(), left[name].detach(), edits.select.get(name, {}), edits.scale.get(name, {}))
+        for name, tensor in tensors.items()
     )
 
 
-def _is_taken(tensor: Tensor, left: Tensor, by_dim: Mapping[int, np.ndarray]) -> bool:
+def _is_taken(tensor: Tensor, left: Tensor, by_dim: Mapping[int, np.ndarray], scale: Mapping[int, np.ndarray]) -> bool:
     if tensor.dtype != left.dtype or tensor.dtype not in (*KNOWN, torch.bfloat16) or tensor.layout != torch.strided:
+        return False
+    if scale and tensor.dtype not in KNOWN:
         return False
     expected, there = _numbers(tensor), _numbers(left)
     for dim, index in by_dim.items():
         expected = expected.take(index, dim)
+    for dim, factors in scale.items():
+        expected = expected * factors.astype(expected.dtype).reshape(-1, *(1,) * (expected.ndim - dim - 1))
     return expected.shape == there.shape and bool((expected == there).all()) and math.isfinite(left.sum())
 
 

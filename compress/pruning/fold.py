@@ -21,7 +21,7 @@ from .features import CONVOLUTIONS, Layer
 from .masked import copy_with
 from .plan import Plan
 from .shift import Follow, Outputs, shift_output
-from .surgery import Edits
+from .surgery import Edits, scaled
 
 if TYPE_CHECKING:
     from .calibration import Calibration
@@ -260,6 +260,7 @@ class Reader:
         extra = torch.einsum("oc...,c->o...", self.layer.weight, factors)  # (O, C, *kernel), (C,) -> (O, *kernel)
         if 0 in select:
             extra = extra[torch.as_tensor(select[0], device=extra.device)]
+        extra = scaled(extra, edits.of_rows(self.name))
         with torch.no_grad():
             weight.select(1, int(np.searchsorted(select[1], column))).add_(extra.to(weight.dtype))
 

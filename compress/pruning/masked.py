@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..graph.copies import copy_model, in_eval_mode
 from ..graph.walk import named_tensors
-from .surgery import Edits, cut
+from .surgery import Edits, cut, scaled
 
 NUMBERS = 131_071
 """How many random numbers are drawn; a prime, so that no two rows of a weight are alike when they are read round."""
@@ -123,6 +123,7 @@ def randomise(
         wide = _spread(fresh, by_dim, shape) if learned else fresh
         left = left.copy() if left is wide else left  # forwards may write into both
         whole[name], small[name] = (torch.from_numpy(a).to(tensor.device, tensor.dtype) for a in (wide, left))
+        small[name] = scaled(small[name], edits.scale.get(name, {}))
     masked = copy_with(model, whole)
     return masked, cut(masked, edits).eval() if edits.replaced else copy_with(new, small)
 

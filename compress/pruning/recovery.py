@@ -18,7 +18,7 @@ from .features import Layer
 from .masked import copy_with
 from .plan import Plan
 from .shift import Follow, shift_output
-from .surgery import Edits
+from .surgery import Edits, scaled
 
 if TYPE_CHECKING:
     from .calibration import Calibration
@@ -68,11 +68,12 @@ class BiasCorrect(Compensation):
                 mean = wanted[0]
                 kept = edits.select[layer.name].get(0)
                 here = mean if kept is None else mean[torch.as_tensor(kept, device=mean.device)]
-                gap = here - _mean(layer, out)
+                factors = scaled(torch.ones_like(here), edits.of_rows(layer.name))
+                gap = here * factors - _mean(layer, out)
                 axis = out.dim() - 1 - (layer.weight.dim() - 2)
                 out.add_(gap.to(out.dtype).reshape(-1, *[1] * (out.dim() - 1 - axis)))
                 full = torch.zeros_like(mean)
-                full[slice(None) if kept is None else torch.as_tensor(kept, device=mean.device)] = gap
+                full[slice(None) if kept is None else torch.as_tensor(kept, device=mean.device)] = gap / factors
                 shifts[layer.name] = shifts[layer.name] + full if layer.name in shifts else full
                 return False
 
@@ -137,7 +138,8 @@ class Reconstruct(Compensation):
             fitted, shift = self._fit(weight, grams[name] / counts[name], kept)
             rows = edits.select[name].get(0)
             with torch.no_grad():
-                tensors[name].copy_(fitted if rows is None else fitted[torch.as_tensor(rows, device=weight.device)])
+                fitted = fitted if rows is None else fitted[torch.as_tensor(rows, device=weight.device)]
+                tensors[name].copy_(scaled(fitted, edits.of_rows(name)))
             shift_output(cut, edits, name, shift, norms[name])
         return cut
 

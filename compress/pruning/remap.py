@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import CompressError, nearest
-from .surgery import Edits, select
+from .surgery import Edits, scaled, select
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel, AveragedModel and torch.compile put before a parameter's name."""
@@ -22,7 +22,8 @@ def remap(
 
     Tensors in the shape of a parameter or buffer lose what the cut removed; scalars, and everything else in a
     parameter's own optimizer state that has no shape (steps, None), stay. What belongs to a removed block is left out;
-    an optimizer's parameters are then numbered anew. Nothing is changed in place.
+    an optimizer's parameters are then numbered anew. What the cut scales (`Edits.scale`) is scaled in a state dict, and
+    stays as it is in an optimizer's. Nothing is changed in place.
 
     names: of an optimizer's parameters in its order, over all its groups; not needed where the optimizer was given
     `named_parameters()` (its state then holds the names), nor for one group of all parameters in the model's `order`.
@@ -48,7 +49,7 @@ def remap(
         if name not in edits.shapes:
             raise CompressError(f"state: '{key}' is no parameter or buffer of the original{nearest(key, edits.shapes)}")
         if not edits.gone(name):
-            smaller[key] = _survivors(edits, name, value, f"state: '{key}'")
+            smaller[key] = scaled(_survivors(edits, name, value, f"state: '{key}'"), edits.scale.get(name, {}))
     return smaller
 
 
@@ -59,6 +60,14 @@ def compose(first: Edits, second: Edits) -> Edits:
         mine = chosen.setdefault(name, {})
         for dim, index in by_dim.items():
             mine[dim] = np.asarray(mine[dim])[index] if dim in mine else np.asarray(index)
+    scale = {name: dict(by_dim) for name, by_dim in first.scale.items()}
+    for name, mine in scale.items():
+        for dim, index in second.select.get(name, {}).items():
+            if dim in mine:
+                mine[dim] = mine[dim][index]
+    for name, by_dim in second.scale.items():
+        for dim, factors in by_dim.items():
+            scale.setdefault(name, {})[dim] = scale.get(name, {}).get(dim, 1.0) * factors
     attributes = {path: dict(values) for path, values in first.attributes.items()}
     for path, values in second.attributes.items():
         attributes.setdefault(path, {}).update(values)
@@ -69,6 +78,7 @@ def compose(first: Edits, second: Edits) -> Edits:
         {path: values for path, values in attributes.items() if path not in replaced and not whole.gone(path)},
         dict(first.shapes or second.shapes),
         {path: stand_in for path, stand_in in replaced.items() if not whole.gone(path)},
+        {name: by_dim for name, by_dim in scale.items() if not whole.gone(name)},
     )
 
 

@@ -17,7 +17,7 @@ from ..graph.inputs import call_model, collect_tensors
 from ..graph.labels import Array, Layout
 from ..graph.tape import DispatchMode, op_name, plain_math
 from .decisions import Decisions
-from .surgery import surviving_index
+from .surgery import narrowed, surviving_index
 
 
 class MaskedRun(DispatchMode):
@@ -176,13 +176,14 @@ def find_difference(
     except Exception as error:
         failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     assert reference.kept is not None and follower.kept is not None
+    rescaled = {graph.steps[number] for scale, _ in narrowed(graph, alive) for number in scale.calls}
     last: Step | None = None
     for (name, number, expected), (other, _, found) in zip(reference.kept, follower.kept, strict=False):
         step = reference.steps.get((name, number))
         last = step or last
         if name != other:
             return Blame(step or last, f"the cut network calls aten.{other} where the original calls aten.{name}")
-        if step is None or len(step.outs) != len(expected):
+        if step is None or len(step.outs) != len(expected) or step in rescaled:
             continue
         for k, ((shape, layout), want, have) in enumerate(zip(step.outs, expected, found, strict=True)):
             if not _fits(want, shape, layout) or (k > 0 and not layout):

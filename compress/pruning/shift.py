@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .features import Layer, Watch
-from .surgery import Edits
+from .surgery import Edits, scaled
 
 
 @dataclass
@@ -92,6 +92,8 @@ def shift_output(cut: nn.Module, edits: Edits, name: str, shift: Tensor, norm: s
     kept = edits.select.get(f"{path}.running_mean" if norm else name, {}).get(0)
     if kept is not None:
         shift = shift[torch.as_tensor(kept, device=shift.device)]
+    if not norm:
+        shift = scaled(shift, edits.of_rows(name))
     layer: Any = cut.get_submodule(path)
     with torch.no_grad():
         if norm:

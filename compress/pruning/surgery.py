@@ -18,6 +18,7 @@ from ..graph.copies import copy_model
 from ..graph.graph import DependencyGraph
 from ..graph.ints import Attribute, Size, evaluate, leaves
 from ..graph.labels import Array, Layout, Need
+from ..graph.scales import Scale
 from ..graph.uncollected import uncollected
 from ..graph.walk import named_modules, named_tensors
 from .plan import Plan
@@ -39,17 +40,25 @@ class Edits:
     select: parameter or buffer -> {dim: (k,) int64 positions that survive}. attributes: module path -> {name: value},
     the integers (or tuples, lists, dicts of integers) that change. shapes: of the original's parameters and buffers.
     replaced: module path -> what stands there where a residual block is gone; its parameters are gone with it.
+    scale: parameter -> {dim: (k,) what each position that survives is multiplied with}, where attention divides by
+    the root of a width that shrinks.
     """
 
     select: Mapping[str, Mapping[int, np.ndarray]]
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     replaced: Mapping[str, StandIn] = field(default_factory=dict)
+    scale: Mapping[str, Mapping[int, np.ndarray]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Whether nothing changes."""
         return not (self.select or self.attributes or self.replaced)
+
+    def of_rows(self, name: str) -> dict[int, np.ndarray]:
+        """What a layer's outputs are multiplied with, as `scaled` takes it. name: its weight's."""
+        factors = self.scale.get(name, {}).get(0)
+        return {} if factors is None else {0: factors}
 
     def gone(self, name: str) -> bool:
         """Whether the module at this path, or the parameter or buffer of this name, is in a module that is replaced."""
@@ -80,7 +89,31 @@ def edits(graph: DependencyGraph, plan: Plan, model: nn.Module) -> Edits:
             mine[attribute.name] = _replace_item(whole, attribute.key, value)
     for path, channels in _channels_of_bare_norms(graph, modules, alive).items():
         values[path]["num_features"] = channels
-    return Edits(dict(select), dict(values), dict(graph.shapes))
+    return Edits(dict(select), dict(values), dict(graph.shapes), scale=_factors(graph, alive, select))
+
+
+def narrowed(graph: DependencyGraph, alive: Array) -> list[tuple[Scale, float]]:
+    """The queries of attention that become narrower, and what makes up for it: the root of how much is left."""
+    found = []
+    for scale in graph.scales:
+        last = len(scale.shape) - 1
+        left = surviving_size(scale.shape, scale.layout, last, alive)
+        if 0 < left < scale.shape[last]:
+            found.append((scale, (left / scale.shape[last]) ** 0.5))
+    return found
+
+
+def _factors(
+    graph: DependencyGraph, alive: Array, select: Mapping[str, Mapping[int, np.ndarray]]
+) -> dict[str, dict[int, np.ndarray]]:
+    """What `Edits.scale` holds."""
+    found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for scale, factor in narrowed(graph, alive):
+        for (name, dim), positions in scale.places.items():
+            kept = select.get(name, {}).get(dim, np.arange(graph.shapes[name][dim]))
+            mine = found[name].setdefault(dim, np.ones(len(kept)))
+            mine[np.isin(kept, positions)] *= factor
+    return dict(found)
 
 
 def _channels_of_bare_norms(graph: DependencyGraph, modules: Mapping[str, nn.Module], alive: Array) -> dict[str, int]:
@@ -213,7 +246,7 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
     """
     tensors = named_tensors(model)
     memo: dict[int, Any] = {}
-    for name, by_dim in edits.select.items():
+    for name in dict.fromkeys((*edits.select, *edits.scale)):
         if name not in tensors:
             raise CompressError(f"{type(model).__name__} has no parameter or buffer '{name}', which the edits cut")
         tensor = tensors[name]
@@ -222,7 +255,7 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
             raise CompressError(
                 f"'{name}' has the shape {tuple(tensor.shape)}; the edits were made for {tuple(expected)}"
             )
-        smaller = select(tensor, by_dim)
+        smaller = scaled(select(tensor, edits.select.get(name, {})), edits.scale.get(name, {}))
         if isinstance(tensor, nn.Parameter):
             smaller = nn.Parameter(smaller, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = smaller
@@ -254,6 +287,14 @@ def select(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:
     if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
         smaller = smaller.contiguous(memory_format=torch.channels_last)
     return smaller
+
+
+def scaled(tensor: Tensor, by_dim: Mapping[int, np.ndarray]) -> Tensor:
+    """What is left of a parameter times its factors along each dimension; the tensor itself where there are none."""
+    for dim, factors in by_dim.items():
+        along = torch.as_tensor(factors, dtype=tensor.dtype, device=tensor.device)
+        tensor = tensor.detach() * along.view(-1, *(1,) * (tensor.dim() - dim - 1))
+    return tensor
 
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}

@@ -22,7 +22,7 @@ from .masked import copy_with, mask, randomise, write_over
 from .noise import Noise, NotAsRecorded, can_be_small
 from .plan import Plan
 from .replay import Blame, difference, find_difference, run, run_masked
-from .surgery import Edits
+from .surgery import Edits, scaled, select
 from .wide import InFloat64
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-6, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -176,7 +176,7 @@ def _compare(
             continue
         if not all(torch.isfinite(t).all() for t in want if t.is_floating_point()):
             return None
-        smaller = new if as_it_is else copy_with(new, {}, dtype)
+        smaller = new if as_it_is else copy_with(new, _unrounded(masked, new, edits), dtype)
         kind = dtype or _coarsest(model)
         most = TOLERANCE[kind]
         apart = 10 * most  # results of one op that rounding does not explain
@@ -203,6 +203,17 @@ def _compare(
                 blame = NO_STEP if plan.blocks else find_difference(masked, smaller, inputs, graph, alive, apart)
             return _Comparison(max_abs, rel, kind, most, blame)
     raise CompressError(f"{type(model).__name__} does not run on noise shaped like the example inputs: {failures[-1]}")
+
+
+def _unrounded(masked: nn.Module, new: nn.Module, edits: Edits) -> dict[str, Tensor]:
+    """The cut network's scaled weights in the finer type of the masked one, where rounding is all they differ by."""
+    whole, found = named_tensors(masked), {}
+    for name, tensor in named_tensors(new).items() if edits.scale else ():
+        if name in edits.scale and name in whole:
+            fine = scaled(select(whole[name], edits.select.get(name, {})), edits.scale[name])
+            if torch.allclose(fine, tensor.to(fine.dtype), rtol=2 * torch.finfo(tensor.dtype).eps, atol=0):
+                found[name] = fine
+    return found
 
 
 def _swing(whole: Callable[[Any], list[Tensor]], inputs: Any, want: Sequence[Tensor]) -> float:

@@ -111,15 +111,17 @@ def compare(
     silent: Sequence[str] = (),
     gone: Iterable[str] = (),
     without_zeros: bool = False,
+    unscaled: nn.Module | None = None,
 ) -> float:
     """Assert that the cut computes what the masked original does, and takes the same decisions on the way.
 
     silent: modules of the original whose outputs are replaced by zeros, where residual branches were taken out; gone:
     names of parameters and buffers that may have gone with them. without_zeros: see `OnSurvivors`, for networks with
-    norms that they write themselves.
+    norms that they write themselves. unscaled: the cut before some of its weights were scaled, which tells where each
+    element comes from.
     Returns the largest difference relative to the largest element of its tensor.
     """
-    survivors = find_survivors(model, cut, gone)
+    survivors = find_survivors(model, unscaled or cut, gone)
     masked = mask(model, survivors).train(train)
     for path in silent:
         masked.get_submodule(path).register_forward_hook(lambda m, i, output: torch.zeros_like(output))

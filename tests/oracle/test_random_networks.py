@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from oracle import compare, kept, number_every_element, snapshot
 
 import compress
 from compress import CompressError
+from compress.pruning.surgery import cut
 
 
 def cut_and_compare(seed: int, depth: int) -> float:
@@ -47,10 +49,11 @@ def cut_and_compare(seed: int, depth: int) -> float:
         assert again.cost().macs == expected.macs
     small, selected = pruned.model.state_dict(), pruned.remap(model.state_dict())
     assert all(torch.equal(small[name], selected[name]) for name in small | selected)
-    compare(model, pruned.model, model.inputs(3))
+    unscaled = cut(model, replace(pruned.edits, scale={}))
+    compare(model, pruned.model, model.inputs(3), unscaled=unscaled)
     if model.any_size:
-        compare(model, pruned.model, model.inputs(1, 12, 16))
-    compare(model, pruned.model, model.inputs(3), train=True)
+        compare(model, pruned.model, model.inputs(1, 12, 16), unscaled=unscaled)
+    compare(model, pruned.model, model.inputs(3), train=True, unscaled=unscaled)
     return kept(model, pruned.model)
 
 

@@ -25,6 +25,8 @@ def block_along(layout: Layout, *dims: int) -> Block | None:
 def contract(a: Value, dim_a: int, b: Value, dim_b: int, labels: Labels, where: str) -> None:
     """Sum over dim_a of a and dim_b of b: their labels are equal; where one carries nothing the other is pinned."""
     left, right = labels.along(a, dim_a), labels.along(b, dim_b)
+    for value, dim in ((a, dim_a), (b, dim_b)):
+        labels.contracted.update(b.axes[b.dims.index(dim)] for b in labels.of(value) if dim in b.dims and b.axes)
     if left is not None and right is not None:
         labels.equal(left, right)
     for one, other, size in ((left, right, a.shape[dim_a]), (right, left, b.shape[dim_b])):

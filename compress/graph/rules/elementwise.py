@@ -93,9 +93,12 @@ def elementwise(call: Call, labels: Labels) -> list[Layout]:
 
 
 def _keep_width(call: Call, labels: Labels) -> None:
-    """Attention scales query and key, (..., L, D) or transposed, by a function of D; if nobody wrote it, D stays."""
+    """Attention scales query and key, (..., L, D) or transposed, by a function of D; if nobody wrote it, D stays.
+
+    Where width inside the heads may go, the layer before is asked first (`scales.py`).
+    """
     assert call.python is not None
-    if call.python[2].get("scale") is None:
+    if call.python[2].get("scale") is None and labels.options.get("heads") != "inside":
         x = call.args[0]
         freeze_along(x, [len(x.shape) - 2, len(x.shape) - 1], f"{call.where} scales attention by its width", labels)
 
