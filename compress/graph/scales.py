@@ -25,16 +25,21 @@ MOVED = {
     "repeat_interleave",
 }  # fmt: skip
 """Ops whose results are what they take, in other places."""
+
 CHANNELS = {"addmm": -1, "mm": -1, "linear": -1, "bmm": -1, "convolution": 1}
 """Products -> the dimension along which a weight's rows make their results."""
+
 NORMS = {"native_layer_norm": (2, 3), "_fused_rms_norm": (2,), "native_group_norm": (1, 2), "native_batch_norm": (1, 2)}
 """Norms -> where their scale and shift stand among the arguments."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """A query, (..., L, D), of an attention that divides by the root of D. places: (parameter, dim) -> the positions
-    that make it, all of which one factor scales. calls: numbers of the calls whose results are other ones for it."""
+    """A query of an attention that divides by the root of its width D.
+
+    shape, layout: of the query, (..., L, D). places: (parameter, dim) -> the positions that make it, all of which one
+    factor scales. calls: numbers of the calls whose results are other ones then, up to the product with the key.
+    """
 
     shape: tuple[int, ...]
     layout: Layout
@@ -59,9 +64,10 @@ def read_scales(tape: Tape, labels: Labels, parameters: Collection[str]) -> tupl
         if scale is not None:
             found.append(scale)
             continue
-        for call in (tape.calls[number] for number in numbers):
-            reason = f"{call.where} scales attention by its width, and no layer before it can make up for that alone"
-            freeze_along(call.args[0], [len(call.args[0].shape) - 2, len(call.args[0].shape) - 1], reason, labels)
+        for number, x in zip(numbers, scaled, strict=True):
+            where = tape.calls[number].where
+            reason = f"{where} scales attention by its width, and no layer before it can make up for that alone"
+            freeze_along(x, [len(x.shape) - 2, len(x.shape) - 1], reason, labels)
     return tuple(found)
 
 
@@ -76,8 +82,8 @@ def _pair(call: Call) -> tuple[Value, Value]:
     """The query and the key that an attention was given."""
     assert call.python is not None
     _, args, kwargs = call.python
-    names = ("query", "key")
-    return tuple(args[k] if k < len(args) else kwargs.get(name) for k, name in enumerate(names))  # type: ignore[return-value]
+    query, key = (args[k] if k < len(args) else kwargs.get(name) for k, name in enumerate(("query", "key")))
+    return query, key
 
 
 def _comes_from(value: Value, origin: Value, flow: Flow) -> bool:
@@ -234,17 +240,19 @@ class _Way:
             for out in self.flow.calls[number].outs:
                 if out.id in self.flow.outputs:
                     return True
-                if not len(np.intersect1d(_labels(self.labels.of(out)), self.wanted)):
-                    continue
-                for user in self.flow.users.get(out.id, ()):
-                    call = self.flow.calls[user]
-                    parts = [_labels(self.labels.of(part)) for part in call.outs]
-                    apart = call.op in MOVED and all(len(part) for part in parts)
-                    if user not in self.met and not (
-                        apart and not any(len(np.intersect1d(part, self.wanted)) for part in parts)
-                    ):
-                        return True
+                users = [user for user in self.flow.users.get(out.id, ()) if user not in self.met]
+                if self._becomes_query(out) and not all(map(self._takes_other_parts, users)):
+                    return True
         return False
+
+    def _takes_other_parts(self, number: int) -> bool:
+        """Whether a call only takes out what does not become the query: keys and values of a packed layer."""
+        call = self.flow.calls[number]
+        known = all(self.labels.of(out) for out in call.outs)
+        return call.op in MOVED and known and not any(map(self._becomes_query, call.outs))
+
+    def _becomes_query(self, value: Value) -> bool:
+        return bool(np.isin(_labels(self.labels.of(value)), self.wanted).any())
 
 
 def _labels(layout: Sequence[Block]) -> Array:
