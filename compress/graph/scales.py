@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,8 @@ def _pair(call: Call) -> tuple[Value, Value]:
     """The query and the key that an attention was given."""
     assert call.python is not None
     _, args, kwargs = call.python
-    query, key = (args[k] if k < len(args) else kwargs.get(name) for k, name in enumerate(("query", "key")))
+    query: Any = args[0] if args else kwargs.get("query")
+    key: Any = args[1] if len(args) > 1 else kwargs.get("key")
     return query, key
 
 
