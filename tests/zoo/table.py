@@ -33,9 +33,9 @@ convolutions leave more than Torch-Pruning does, which cuts inside them; the las
 groups that stay whole, of all. *error*: the largest relative difference to the masked network, by the oracle in
 float64. w: equal only in a second look, where means and variances that the network computes itself leave out what is
 masked (to 1e-6). v: no oracle - above 100 million parameters, float32 only, or an average over what masking does not
-make zero - but `prune`'s own verification (on random and on its own weights). *s*: seconds for all of it, ours with
-verification, in float64 on one thread of a machine that did other work beside; `benchmarks/peer.py` compares fairly.
-"not done after": cut off; "MemoryError": it wanted more than {gib} GiB.
+make zero - but `prune`'s own verification. *s*: seconds for all of it, ours with verification, in float64 on one thread
+of a machine that did other work beside; `benchmarks/peer.py` compares fairly. "not done after": cut off; "MemoryError":
+it wanted more than {gib} GiB.
 {older}"""
 
 
