@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,38 @@ def with_a_bias_of_its_own() -> nn.Module:
         return m.out(join(F.scaled_dot_product_attention(split(m.q(x)) + m.bias, split(m.k(x)), split(m.v(x)))))
 
     return Apply(forward, {"bias": torch.rand(HEADS, 1, WIDTH)}, **projections(bias=False))
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+
+
+def turned(x: Tensor, parts: Callable[[Tensor], Sequence[Tensor]], speed: Tensor) -> Tensor:
+    """Rotary positions. speed: (width / 2,)."""
+    angle = torch.arange(x.shape[2], dtype=x.dtype, device=x.device)[:, None] * torch.cat((speed, speed))  # (L, width)
+    one, other = parts(x)
+    return x * angle.cos() + torch.cat((-other, one), -1) * angle.sin()
+
+
+def rotary(parts: Callable[[Tensor], Sequence[Tensor]]) -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = m.first(x)
+        q, k, v = turned(split(m.q(x)), parts, m.speed), turned(split(m.k(x)), parts, m.speed), split(m.v(x))
+        return m.out(join(F.scaled_dot_product_attention(q, k, v)))
+
+    model = Apply(forward, **projections())
+    model.register_buffer("speed", torch.rand(WIDTH // 2))
+    return model
+
+
+@case
+def turned_by_position() -> nn.Module:
+    return rotary(lambda x: x.chunk(2, -1))
+
+
+@case
+def turned_by_position_in_slices() -> nn.Module:
+    return rotary(halves)
 
 
 @case

@@ -16,17 +16,14 @@ from .reduce import freeze_along, without
 from .table import rule
 
 
-def narrow(value: Value, dim: int, index: slice | np.ndarray, labels: Labels) -> Layout:
-    """The layout of a value where only these positions of one dimension are kept."""
+def narrow(value: Value, dim: int, piece: slice, labels: Labels) -> Layout:
+    """The layout of a value where only a piece of one dimension is kept; of an axis, it shrinks where the axis does."""
     blocks = []
     for block in labels.of(value):
         if dim in block.dims:
             position = block.dims.index(dim)
-            if len(block.dims) > 1:
-                labels.rigid.setdefault(block.axes[position], "it is indexed")
-            block = Block(
-                block.dims, np.moveaxis(np.moveaxis(block.labels, position, 0)[index], 0, position), block.axes
-            )
+            at = (*(slice(None),) * position, piece)
+            block = Block(block.dims, block.labels[at], block.axes)
         blocks.append(block)
     return tuple(blocks)
 
