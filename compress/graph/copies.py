@@ -19,22 +19,27 @@ ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
 
 CONTAINERS = frozenset((dict, OrderedDict, set, list))
 
-OWN = frozenset(vars(nn.Module()))
-"""What every module has, most of it empty dictionaries, which no two share."""
+HOOKS = {name: OrderedDict for name, value in vars(nn.Module()).items() if type(value) is OrderedDict}
+"""What every module has for its hooks: dictionaries, nearly always empty, which no two modules share."""
 
 ENTRIES = frozenset(("_parameters", "_buffers", "_modules"))
-"""Of it, what holds tensors and modules."""
+"""What every module has for its tensors and modules."""
 
 
 def copy_model(
-    model: nn.Module, memo: dict[int, Any], stand_in: Callable[[Tensor], Tensor] = copy.deepcopy
+    model: nn.Module,
+    memo: dict[int, Any],
+    stand_in: Callable[[Tensor], Tensor] = copy.deepcopy,
+    evaluate: bool = False,
 ) -> nn.Module:
     """A deep copy in which every object whose id is in the memo is replaced by what the memo says.
 
-    stand_in: what is put in place of other tensors that are attributes of modules. Modules that say themselves how they
-    are copied or pickled are left to `copy.deepcopy`.
+    stand_in: what is put in place of other tensors that are attributes of modules. evaluate: the copy is in eval mode.
+    Modules that say themselves how they are copied or pickled are left to `copy.deepcopy`.
     """
     modules = list(named_modules(model).values())
+    if evaluate and any(module.training for module in modules):
+        return copy_model(model, memo, stand_in).eval()
     if not all(_is_plain(kind) for kind in {type(module) for module in modules}):
         held = [item for module in modules for item in vars(module).values() if isinstance(item, Tensor)]
         memo |= {id(tensor): stand_in(tensor) for tensor in held if id(tensor) not in memo}
@@ -45,14 +50,17 @@ def copy_model(
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
         state = module.__getstate__().copy()
+        hooked = any(map(state.get, HOOKS))
+        if not hooked:
+            state.update({name: kind() for name, kind in HOOKS.items()})
         for name, value in state.items():
+            if name in HOOKS and not hooked:
+                continue
             kind = type(value)
             if kind in ATOMS:
                 continue
-            if kind in CONTAINERS and not value and (name in OWN or id(value) not in memo):
-                state[name] = kind()
-                if name not in OWN:
-                    memo[id(value)] = state[name]
+            if kind in CONTAINERS and not value and id(value) not in memo:
+                memo[id(value)] = state[name] = kind()
             else:
                 if isinstance(value, Tensor) and id(value) not in memo:
                     memo[id(value)] = stand_in(value)
@@ -66,11 +74,6 @@ def copy_model(
         else:
             new.__setstate__(state)
     return memo[id(model)]
-
-
-def in_eval_mode(model: nn.Module) -> nn.Module:
-    """The model itself. `eval` sets what is set already, and for a large one takes as long as the copy does."""
-    return model.eval() if any(module.training for module in named_modules(model).values()) else model
 
 
 def _is_plain(kind: type) -> bool:

@@ -258,6 +258,8 @@ class DependencyGraph:
 
     def freeze(self, reasons: Mapping[str, Frozen]) -> DependencyGraph:
         """The same graph with these groups or blocks frozen. Raises CompressError for a name that is neither."""
+        if not reasons:
+            return self
         blocks = {block.name for block in self.blocks}
         for name in reasons:
             _ = name in blocks or self[name]

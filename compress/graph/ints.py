@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Attribute:
+class Attribute(NamedTuple):
     """An integer attribute of a module: `key` is None, or the position in a list, tuple or dict attribute."""
 
     module: str
@@ -27,8 +26,7 @@ class Attribute:
         return where if self.key is None else f"{where}[{self.key!r}]"
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The size of dimension `dim` of the recorded value `value`."""
 
     value: int

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CompressError
-from .copies import copy_model, in_eval_mode
+from .copies import copy_model
 from .ints import Attribute, TracedInt
 from .walk import named_modules, named_tensors
 
@@ -33,10 +33,10 @@ def make_shell(model: nn.Module, device: str | None) -> tuple[nn.Module, dict[in
         memo[id(tensor)] = stand_in(tensor)
         names[id(keep[-1])] = name
     try:
-        shell = copy_model(model, memo, stand_in)
+        shell = copy_model(model, memo, stand_in, evaluate=True)
     except Exception as error:
         raise CompressError(f"{type(model).__name__} cannot be deep-copied, which tracing needs: {error}") from error
-    return in_eval_mode(shell), names, keep
+    return shell, names, keep
 
 
 def trace_integers(shell: nn.Module) -> dict[Attribute, int]:

@@ -15,7 +15,10 @@ from .surgery import Edits
 KNOWN = frozenset(
     (*(torch.float16, torch.float32, torch.float64), *(torch.int16, torch.int32, torch.int64, torch.bool))
 )
-"""Types that NumPy has; bfloat16 it has not, and is compared as the integers that its bits are."""
+"""Types that NumPy has."""
+
+COMPARED = KNOWN | {torch.bfloat16}
+"""bfloat16 as the integers that its bits are."""
 
 
 def takes_over(model: nn.Module, new: nn.Module, edits: Edits) -> bool:
@@ -32,7 +35,7 @@ def takes_over(model: nn.Module, new: nn.Module, edits: Edits) -> bool:
 
 
 def _is_taken(tensor: Tensor, left: Tensor, by_dim: Mapping[int, np.ndarray], scale: Mapping[int, np.ndarray]) -> bool:
-    if tensor.dtype != left.dtype or tensor.dtype not in (*KNOWN, torch.bfloat16) or tensor.layout != torch.strided:
+    if tensor.dtype != left.dtype or tensor.dtype not in COMPARED or tensor.layout != torch.strided:
         return False
     if scale and tensor.dtype not in KNOWN:
         return False

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..graph.copies import copy_model, in_eval_mode
+from ..graph.copies import copy_model
 from ..graph.walk import named_tensors
 from .surgery import Edits, cut, scaled
 
@@ -37,7 +37,7 @@ def copy_with(model: nn.Module, replacements: Mapping[str, Tensor], dtype: torch
             memo[id(tensor)] = nn.Parameter(new, requires_grad=False)
         else:
             memo[id(tensor)] = new.clone() if new.data_ptr() == tensor.data_ptr() else new
-    return in_eval_mode(copy_model(model, memo, lambda tensor: converted(tensor).clone()))
+    return copy_model(model, memo, lambda tensor: converted(tensor).clone(), evaluate=True)
 
 
 @torch.no_grad()

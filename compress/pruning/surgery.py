@@ -270,7 +270,8 @@ def cut(model: nn.Module, edits: Edits) -> nn.Module:
         for name, value in values.items():
             setattr(modules[path], name, value)
     for module in modules.values():
-        bring_into_line(module)
+        if module._parameters or module._buffers or module._modules:
+            bring_into_line(module)
     return new
 
 
