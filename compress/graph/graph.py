@@ -118,8 +118,7 @@ class DependencyGraph:
     residual branches, each of which can go as a whole; block b has the number n_units + its position. rules: what
     `trace` was given. returned: module path -> shape and layout of the tensors it returned, call by call. on_meta: the
     forward ran without values, so none can decide which calls it makes. scales: queries that have to be scaled where
-    they become narrower. It holds names, not tensors (beside the example
-    inputs it was given).
+    they become narrower. It holds names, not tensors (beside the example inputs it was given).
     """
 
     groups: tuple[Group, ...]

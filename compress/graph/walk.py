@@ -1,7 +1,7 @@
 """A network in, its modules and tensors by name, out; in one walk.
 
 PyTorch's own iterators pass each module up through a generator for every level above it, and walk once for each kind
-of tensor; pruning asks a dozen times, and of a small network that takes a tenth of the whole.
+of tensor, which pruning asks for many times.
 """
 
 from __future__ import annotations
